@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error that cinderlite raises on purpose, and the HTTP status each one answers with.
+
+The tree (class, status)::
+
+    CinderliteError                 500
+    ├── BadRequest                  400   what the caller sent cannot be done, now or ever
+    │   ├── InvalidInput                  a value is wrong
+    │   ├── InvalidVolume                 the volume's state does not allow it
+    │   └── MalformedUrl                  the project in the URL is not the caller's
+    ├── Unauthorized                401
+    ├── Forbidden                   403
+    ├── NotFound                    404
+    │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
+    │   ├── ServerNotFound, FlavorNotFound
+    │   └── NotAttached                   the volume is not on that server
+    ├── VersionOutOfRange           406
+    ├── Conflict                    409
+    │   ├── NoFreePlace                   the server has no room for another disk
+    │   ├── AttachmentInUse               a live device stands behind the Cinder attachment
+    │   └── GuestRefused                  QEMU said no
+    ├── PreconditionFailed          412
+    ├── OverQuota                   413
+    ├── UnsupportedMediaType        415
+    └── Unavailable                 503   nothing is known to have changed; try again later
+        ├── CephUnavailable               refused before anything was begun
+        ├── CephTimeout                   begun, and its end is unknown: look before repeating
+        ├── GuestUnreachable              no monitor answered; nothing was sent
+        ├── GuestTimeout                  begun, and its end is unknown: look before repeating
+        └── DatabaseUnavailable
+
+Backend errors that `core` tells apart and no client ever sees as such:
+
+    BackendError                    500
+    ├── CephError                         librbd or librados failed in a way that has no better name
+    │   ├── ImageNotFound, ImageExists
+    │   └── ImageBusy                     somebody has the image open
+    └── GuestError                        the guest's side failed
+        ├── GuestGone                     the QEMU process does not exist any more
+        └── DeviceHeld                    the guest has not let the disk go yet
+
+`message` is a sentence for the API's user; it never holds a secret.
+"""
+
+from __future__ import annotations
+
+
+class CinderliteError(Exception):
+    """Base of all; an instance that reaches the edge unmapped is a 500."""
+
+    status = 500
+    #: Key of the fault object in the answer; `api.faults` derives it from the status where it is None.
+    fault: str | None = None
+    template = "{0}"
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.message = self.template.format(*args) if args else self.template.format("")
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadRequest(CinderliteError):
+    status = 400
+
+
+class InvalidInput(BadRequest):
+    template = "Invalid input received: {0}"
+
+
+class InvalidVolume(BadRequest):
+    template = "Invalid volume: {0}"
+
+
+class MalformedUrl(BadRequest):
+    template = "Malformed request url"
+
+
+class Unauthorized(CinderliteError):
+    status = 401
+
+
+class Forbidden(CinderliteError):
+    status = 403
+    template = "Policy doesn't allow {0} to be performed."
+
+
+class NotFound(CinderliteError):
+    status = 404
+
+
+class VolumeNotFound(NotFound):
+    template = "Volume {0} could not be found."
+
+
+class VolumeTypeNotFound(NotFound):
+    template = "Volume type {0} could not be found."
+
+
+class VolumeMetadataNotFound(NotFound):
+    template = "Volume {0} has no metadata with key {1}."
+
+
+class AttachmentNotFound(NotFound):
+    template = "Volume attachment could not be found with filter: attachment_id = {0}."
+
+
+class MessageNotFound(NotFound):
+    template = "Message {0} could not be found."
+
+
+class ServerNotFound(NotFound):
+    template = "Instance {0} could not be found."
+
+
+class FlavorNotFound(NotFound):
+    template = "Flavor {0} could not be found."
+
+
+class NotAttached(NotFound):
+    template = "volume_id not found: {0}"
+
+
+class VersionOutOfRange(CinderliteError):
+    status = 406
+    template = "Version {0} is not supported by the API. Minimum is {1} and maximum is {2}."
+
+
+class Conflict(CinderliteError):
+    status = 409
+
+
+class NoFreePlace(Conflict):
+    template = "{0}"
+
+
+class AttachmentInUse(Conflict):
+    template = "ConflictNovaUsingAttachment: Detach volume from instance {0} using the Compute API"
+
+
+class GuestRefused(Conflict):
+    template = "The hypervisor refused: {0}"
+
+
+class PreconditionFailed(CinderliteError):
+    status = 412
+    template = ""
+
+
+class OverQuota(CinderliteError):
+    status = 413
+
+
+class UnsupportedMediaType(CinderliteError):
+    status = 415
+    template = "Unsupported Content-Type"
+
+
+class Unavailable(CinderliteError):
+    status = 503
+
+
+class CephUnavailable(Unavailable):
+    template = "The storage cluster does not answer: {0}"
+
+
+class CephTimeout(Unavailable):
+    """A call that was begun and did not end in time; `done` ends (with any result) when it has."""
+
+    template = "The storage cluster did not answer in time: {0}"
+
+
+class GuestUnreachable(Unavailable):
+    template = "The monitor of server {0} cannot be reached: {1}"
+
+
+class GuestTimeout(Unavailable):
+    template = "The monitor of server {0} did not answer in time: {1}"
+
+
+class DatabaseUnavailable(Unavailable):
+    template = "The database does not answer."
+
+
+class BackendError(CinderliteError):
+    pass
+
+
+class CephError(BackendError):
+    template = "{0}"
+
+
+class ImageNotFound(CephError):
+    template = "Image {0} could not be found."
+
+
+class ImageExists(CephError):
+    template = "Image {0} exists already."
+
+
+class ImageBusy(CephError):
+    template = "Image {0} is in use by {1}."
+
+
+class GuestError(BackendError):
+    pass
+
+
+class GuestGone(GuestError):
+    template = "Server {0} is not running."
+
+
+class DeviceHeld(GuestError):
+    template = "The guest on server {0} has not released the disk yet; unmount it, let the guest run, or reboot the guest."
