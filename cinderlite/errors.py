@@ -10,6 +10,7 @@ The tree (class, status)::
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
     ├── Forbidden                   403
+    │   └── TooManyAttachments            the server holds as many volumes as is allowed
     ├── NotFound                    404
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── ServerNotFound, FlavorNotFound
@@ -21,12 +22,14 @@ The tree (class, status)::
     │   └── GuestRefused                  QEMU said no
     ├── PreconditionFailed          412
     ├── OverQuota                   413
+    │   └── VolumeLimitExceeded, VolumeSizeExceedsAvailableQuota, VolumeSizeExceedsLimit
     ├── UnsupportedMediaType        415
     └── Unavailable                 503   nothing is known to have changed; try again later
         ├── CephUnavailable               refused before anything was begun
         ├── CephTimeout                   begun, and its end is unknown: look before repeating
         ├── GuestUnreachable              no monitor answered; nothing was sent
         ├── GuestTimeout                  begun, and its end is unknown: look before repeating
+        ├── GuestStillWatches             its process is gone, but Ceph has not noticed yet
         └── DatabaseUnavailable
 
 Backend errors that `core` tells apart and no client ever sees as such:
@@ -84,6 +87,10 @@ class Unauthorized(CinderliteError):
 class Forbidden(CinderliteError):
     status = 403
     template = "Policy doesn't allow {0} to be performed."
+
+
+class TooManyAttachments(Forbidden):
+    template = "The server holds the maximum of {0} volumes already."
 
 
 class NotFound(CinderliteError):
@@ -152,6 +159,21 @@ class OverQuota(CinderliteError):
     status = 413
 
 
+class VolumeLimitExceeded(OverQuota):
+    template = "VolumeLimitExceeded: Maximum number of volumes allowed ({0}) exceeded for quota 'volumes'."
+
+
+class VolumeSizeExceedsAvailableQuota(OverQuota):
+    template = (
+        "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed gigabytes quota. "
+        "Requested {0}G, quota is {1}G and {2}G has been consumed."
+    )
+
+
+class VolumeSizeExceedsLimit(OverQuota):
+    template = "VolumeSizeExceedsLimit: Requested volume size {0}G is larger than maximum allowed limit {1}G."
+
+
 class UnsupportedMediaType(CinderliteError):
     status = 415
     template = "Unsupported Content-Type"
@@ -177,6 +199,10 @@ class GuestUnreachable(Unavailable):
 
 class GuestTimeout(Unavailable):
     template = "The monitor of server {0} did not answer in time: {1}"
+
+
+class GuestStillWatches(Unavailable):
+    template = "The server is gone, but the storage cluster still counts its client {0} as a user of the volume."
 
 
 class DatabaseUnavailable(Unavailable):
@@ -212,4 +238,6 @@ class GuestGone(GuestError):
 
 
 class DeviceHeld(GuestError):
-    template = "The guest on server {0} has not released the disk yet; unmount it, let the guest run, or reboot the guest."
+    template = (
+        "The guest on server {0} has not released the disk yet; unmount it, let the guest run, or reboot the guest."
+    )

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists: limit, marker, offset, sort and filters as data, turned into one SELECT over an index.
+
+A marker becomes a condition on the sort keys (never an OFFSET), so a page deep in a long list costs what the first
+one does.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import datetime
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from cinderlite import errors
+from cinderlite.api.microversion import Version, Window, window
+from cinderlite.api.rest import Page
+
+#: Query keys that are never filters.
+RESERVED = frozenset({"limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "with_count"})
+
+TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
+FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
+
+#: Since when an unknown filter is refused rather than ignored.
+STRICT_SINCE = Version(3, 31)
+#: Since when `key~=` searches.
+LIKE_SINCE = Version(3, 34)
+#: Since when `with_count` counts.
+COUNT_SINCE = Version(3, 45)
+
+_COMPARE = {
+    "gt": operator.gt, "gte": operator.ge, "eq": operator.eq, "neq": operator.ne, "lt": operator.lt, "lte": operator.le,
+}  # fmt: skip
+
+Build = Callable[[str], ColumnElement[bool]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filter:
+    """A query key that narrows a list, in a window of versions; outside it the key is dropped."""
+
+    build: Build
+    window: Window = dataclasses.field(default_factory=Window)
+    admin: bool = False
+
+
+def filter_(build: Build, *, since: str | None = None, until: str | None = None, admin: bool = False) -> Filter:
+    """Declare a filter."""
+    return Filter(build, window(since, until), admin)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """What can be asked of one list: its filters, its sort keys, its searchable texts."""
+
+    #: The id column: last sort key of every list, and what a marker names.
+    id: Any
+    #: Sort key → column, or an expression that is never NULL.
+    keys: Mapping[str, Any]
+    filters: Mapping[str, Sequence[Filter]]
+    #: Columns that `key~=` may search as text.
+    like: Mapping[str, Any]
+    not_found: Callable[[str], errors.NotFound]
+
+
+def flag(query: Mapping[str, str], key: str) -> bool:
+    """A boolean of the query; False without it. Raises BadRequest."""
+    return boolean(key, query[key]) if key in query else False
+
+
+def boolean(key: str, text: str) -> bool:
+    """A boolean from one of the words that OpenStack takes for one. Raises BadRequest."""
+    word = text.strip().lower()
+    if word in TRUE:
+        return True
+    if word in FALSE:
+        return False
+    raise errors.InvalidInput(f"Invalid value '{text}' for {key}; it must be a boolean.")
+
+
+def number(query: Mapping[str, str], key: str) -> int | None:
+    """A non-negative integer of the query; None without it. Raises BadRequest."""
+    if key not in query:
+        return None
+    text = query[key]
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise errors.InvalidInput(f"{key} must be an integer >= 0, not '{text[:64]}'")
+    return int(text)
+
+
+def literal(key: str, text: str) -> dict[str, str]:
+    """A dictionary as clients write it into a URL, in Python's or JSON's quoting. Raises BadRequest."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        value = None
+    if not isinstance(value, dict):
+        raise errors.InvalidInput(f"Invalid value for {key}: it must be a dictionary.")
+    return {str(name): str(word) for name, word in value.items()}
+
+
+def moments(column: Any, key: str) -> Build:
+    """A filter on times: `gt:2026-01-31T12:00:00,lt:…`."""
+
+    def build(text: str) -> ColumnElement[bool]:
+        conditions = []
+        for part in text.split(","):
+            word, _, moment = part.partition(":")
+            if word not in _COMPARE:
+                raise errors.InvalidInput(f"Invalid filter operator '{word[:64]}' for {key}.")
+            try:
+                value = datetime.datetime.fromisoformat(moment.strip())
+            except ValueError as error:
+                raise errors.InvalidInput(f"Invalid date '{moment[:64]}' for {key}.") from error
+            if value.tzinfo is not None:
+                value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+            conditions.append(_COMPARE[word](column, value))
+        return and_(*conditions)
+
+    return build
+
+
+def page(
+    session: Session,
+    listing: Listing,
+    base: Select[Any],
+    query: Mapping[str, str],
+    *,
+    version: Version,
+    is_admin: bool,
+    most: int,
+    options: Sequence[Any] = (),
+) -> Page:
+    """The page of `base` that `query` asks for."""
+    chosen = base.where(*_conditions(listing, query, version, is_admin=is_admin))
+    order = _order(listing, query)
+    limit = min(number(query, "limit") if "limit" in query else most, most)  # type: ignore[type-var]
+    count = None
+    if version >= COUNT_SINCE and flag(query, "with_count"):
+        count = session.scalar(select(func.count()).select_from(chosen.with_only_columns(listing.id).subquery()))
+    paged = chosen
+    if query.get("marker"):
+        paged = paged.where(_after(session, listing, base, order, query["marker"]))
+    paged = paged.order_by(*(key.desc() if down else key.asc() for key, down in order)).limit(limit)
+    paged = paged.offset(number(query, "offset") or 0)
+    items = list(session.scalars(paged.options(*options)).unique()) if limit else []
+    full = bool(items) and len(items) == limit
+    return Page(items, {"marker": items[-1].id, "limit": str(limit)} if full else None, count)
+
+
+def _conditions(
+    listing: Listing, query: Mapping[str, str], version: Version, *, is_admin: bool
+) -> list[ColumnElement[bool]]:
+    conditions, unknown = [], []
+    for key, text in query.items():
+        if key in RESERVED:
+            continue
+        if key.endswith("~") and key[:-1] in listing.like and version >= LIKE_SINCE:
+            conditions.append(listing.like[key[:-1]].contains(text, autoescape=True))
+            continue
+        known = [one for one in listing.filters.get(key, ()) if is_admin or not one.admin]
+        if not known:
+            unknown.append(key)
+        conditions += [one.build(text) for one in known if version in one.window]
+    if unknown and version >= STRICT_SINCE and not is_admin:
+        raise errors.BadRequest(f"Invalid filters {', '.join(sorted(unknown))} are found in query options.")
+    return conditions
+
+
+def _order(listing: Listing, query: Mapping[str, str]) -> list[tuple[Any, bool]]:
+    """Pairs of an expression and whether it goes down, the id last so that the order is total."""
+    if "sort" in query and ("sort_key" in query or "sort_dir" in query):
+        raise errors.InvalidInput(
+            "The 'sort_key' and 'sort_dir' parameters are deprecated and cannot be used with the 'sort' parameter."
+        )
+    if "sort" in query:
+        pairs = [part.strip().partition(":") for part in query["sort"].split(",")]
+        wanted = [(key.strip(), direction.strip() or "desc") for key, _, direction in pairs]
+    else:
+        wanted = [(query.get("sort_key", "created_at"), query.get("sort_dir", "desc"))]
+    order, down = [], True
+    for key, direction in wanted:
+        if direction.lower() not in ("asc", "desc"):
+            raise errors.InvalidInput("Invalid sort direction: sort_dir must be 'asc' or 'desc'.")
+        if key not in listing.keys:
+            raise errors.InvalidInput(f"Invalid sort key '{key[:64]}'.")
+        down = direction.lower() == "desc"
+        order.append((listing.keys[key], down))
+    return [*order, (listing.id, down)]
+
+
+def _after(
+    session: Session, listing: Listing, base: Select[Any], order: list[tuple[Any, bool]], marker: str
+) -> ColumnElement[bool]:
+    """The rows behind the one that `marker` names."""
+    last = session.execute(base.with_only_columns(*(key for key, _ in order)).where(listing.id == marker)).one_or_none()
+    if last is None:
+        raise listing.not_found(marker)
+    pairs = list(zip(order, last, strict=True))
+    behind = []
+    for index, ((key, down), value) in enumerate(pairs):
+        equal = [other == text for (other, _), text in pairs[:index]]
+        behind.append(and_(*equal, key < value if down else key > value))
+    (first, down), value = pairs[0]
+    # Said twice on purpose: the database seeks into the index by this half.
+    return and_(first <= value if down else first >= value, or_(*behind))

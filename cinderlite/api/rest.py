@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a request travels: gate → load → policy → call → dump. The one clever file.
+
+An operation is declared in one place: URL, since when, who may, what comes in, what goes out; below it a docstring
+(which is the API's description) and a few lines that call `core`. This file and `app` are the only ones to touch
+flask's request. What a newcomer gets wrong: with `on=` the named object is looked up *before* the policy is asked, so
+that another project's object is a 404 and never a 403.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flask
+import flask_smorest
+
+from cinderlite import errors, metrics
+from cinderlite.api import microversion
+from cinderlite.api.microversion import Service, Window
+from cinderlite.api.policy import Policy
+from cinderlite.api.schema import VIEW, Schema, View, rows
+from cinderlite.context import Context
+
+Finder = Callable[[Context, str], Any]
+_JSON = ("application/json", "application/vnd.openstack.volume+json")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation as declared; `rule` is its path below the service's prefix."""
+
+    method: str
+    rule: str
+    name: str
+    policy: str | None
+    window: Window
+    body: type[Schema] | None
+    status: int
+    answer: type[Schema] | None
+    finders: Mapping[str, Finder]
+    function: Callable[..., Any]
+    description: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What an operation returns when a value is not all there is to say."""
+
+    value: Any = None
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    status: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Some items of a list, how to get the next ones, and how many there are in all if that was asked."""
+
+    items: Sequence[Any]
+    next: Mapping[str, str] | None = None
+    count: int | None = None
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
+    """The operations of one resource."""
+
+    def __init__(self, name: str, service: Service, description: str) -> None:
+        super().__init__(name, __name__, description=description)
+        self.service = service
+        self.operations: list[Operation] = []
+
+    def get(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a GET; see `operation`."""
+        return self.operation("GET", rule, **declared)
+
+    def post(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a POST; see `operation`."""
+        return self.operation("POST", rule, **declared)
+
+    def put(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a PUT; see `operation`."""
+        return self.operation("PUT", rule, **declared)
+
+    def delete(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare a DELETE; see `operation`."""
+        return self.operation("DELETE", rule, **declared)
+
+    def operation(
+        self,
+        method: str,
+        rule: str,
+        *,
+        policy: str | None,
+        body: type[Schema] | None = None,
+        returns: tuple[int, type[Schema] | None] = (200, None),
+        on: Finder | Mapping[str, Finder] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare an operation.
+
+        `policy` names its rule (None: everybody who is logged in). `on` looks up the object behind a path part before
+        the policy is asked: a finder for `<id>`, or a mapping from part names to finders, outermost first. The
+        function gets the context, the objects in that order, then what it has a parameter for: the body's values
+        (`body`), the query (`query`), the headers (`headers`); and the remaining path parts by name.
+        """
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            description = inspect.getdoc(function)
+            if not description:
+                raise TypeError(f"{method} {rule} has no docstring")
+            finders = on if isinstance(on, Mapping) else ({"id": on} if on else {})
+            declared = Operation(
+                method, rule, f"{self.name}.{function.__name__}", policy, microversion.window(since, until),
+                body, *returns, finders, function, description,
+            )  # fmt: skip
+            self.operations.append(declared)
+            view = _view(self.service, declared)
+            self.add_url_rule(rule, function.__name__, view, methods=[method], strict_slashes=False)
+            return function
+
+        return declare
+
+
+def _view(service: Service, operation: Operation) -> Callable[..., flask.Response]:
+    parameters = inspect.signature(operation.function).parameters
+    takes_query, takes_headers = "query" in parameters, "headers" in parameters
+
+    def view(**parts: str) -> flask.Response:
+        flask.g.operation = operation.name
+        world = flask.current_app.extensions["cinderlite"]
+        ctx: Context = world.context(flask.request.environ, flask.g.request_id)
+        policy: Policy = world.policy
+        project = parts.pop("project_id", None)
+        if project is not None and project != ctx.project_id:
+            raise errors.MalformedUrl
+        version = flask.g.version
+        if version not in operation.window:
+            raise errors.NotFound("The resource could not be found.")
+        found: list[Any] = []
+        for part, finder in operation.finders.items():
+            found.append(finder(ctx, parts.pop(part)))
+        target = found[0] if found else ctx
+        if operation.policy is not None and not policy.allows(ctx, operation.policy, target):
+            raise errors.Forbidden(operation.policy)
+        view_ = View(
+            version,
+            world.base_url(flask.request),
+            service.prefix,
+            f"/{project}" if project else "",
+            lambda rule: policy.allows(ctx, rule, target),
+        )
+        token = VIEW.set(view_)
+        try:
+            values: dict[str, Any] = dict(parts)
+            if operation.body is not None:
+                values["body"] = operation.body.twin(version).read(_json_body())
+            if takes_query:
+                values["query"] = flask.request.args
+            if takes_headers:
+                values["headers"] = flask.request.headers
+            return _respond(operation, operation.function(ctx, *found, **values))
+        finally:
+            VIEW.reset(token)
+
+    view.__name__ = operation.function.__name__
+    view.__doc__ = operation.function.__doc__
+    view._apidoc = _document(operation)  # type: ignore[attr-defined]  # noqa: SLF001 -- where flask-smorest looks
+    return view
+
+
+def _document(operation: Operation) -> dict[str, Any]:
+    """What flask-smorest collects about an operation for OpenAPI."""
+    described: dict[str, Any] = {}
+    if operation.body is not None:
+        described["arguments"] = {
+            "parameters": [{"in": "json", "required": True, "schema": operation.body}],
+            "responses": {},
+        }
+    answer: dict[str, Any] = {"description": "", "content_type": None}
+    if operation.answer is not None:
+        answer["schema"] = operation.answer
+    described["response"] = {"responses": {operation.status: [answer]}}
+    return described
+
+
+def _json_body() -> dict[str, Any]:
+    """The request's JSON object; nothing if it has no content type, as Cinder reads it."""
+    request = flask.request
+    if not request.content_type:
+        return {}
+    if request.mimetype not in _JSON:
+        raise errors.UnsupportedMediaType
+    try:
+        body = json.loads(request.get_data(cache=False))
+    except (ValueError, RecursionError) as error:
+        raise errors.BadRequest("Malformed request body") from error
+    if not isinstance(body, dict):
+        raise errors.BadRequest("Malformed request body")
+    return body
+
+
+def _respond(operation: Operation, result: Any) -> flask.Response:
+    answer = result if isinstance(result, Answer) else Answer(result)
+    payload = _payload(operation, answer.value)
+    response = flask.Response(
+        "" if payload is None else json.dumps(payload),
+        status=answer.status or operation.status,
+        content_type="application/json",
+    )
+    if payload is None:
+        del response.headers["Content-Type"]
+    response.headers.extend(answer.headers)
+    return response
+
+
+def _payload(operation: Operation, value: Any) -> Any:
+    if value is None or operation.answer is None:
+        return value
+    schema = operation.answer.here()
+    single, plural = schema.envelope
+    if not isinstance(value, Page | list):
+        return {single: schema.write(value)} if single else schema.write(value)
+    page = value if isinstance(value, Page) else Page(value)
+    body: dict[str, Any] = {plural: rows(schema, page.items)}
+    if page.next is not None:
+        query = flask.request.args.copy()
+        for key, text in page.next.items():
+            query[key] = text
+        view = VIEW.get()
+        path = flask.request.path
+        href = f"{view.base}{path}?{flask.current_app.extensions['cinderlite'].encode(query)}"
+        body[schema.links_key] = [{"rel": "next", "href": href}]
+    if page.count is not None:
+        body["count"] = page.count
+    return body
+
+
+def observe(response: flask.Response) -> float:
+    """Count the answered request; returns its seconds."""
+    elapsed: float = time.monotonic() - flask.g.began
+    service = flask.g.get("service")
+    metrics.REQUESTS.labels(
+        service.name if service else "none", flask.g.get("operation", "none"), response.status_code
+    ).observe(elapsed)
+    return elapsed

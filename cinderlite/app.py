@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: what is real, what is wired to what. Only this and `cmd` read the configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import ipaddress
+import logging
+import pathlib
+import pkgutil
+import re
+import threading
+import time
+import urllib.parse
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import flask
+import flask_smorest
+from keystonemiddleware import auth_token
+from oslo_config import cfg
+from oslo_context import context as oslo_context
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import BaseConverter
+
+from cinderlite import config, errors, metrics
+from cinderlite.api import auth, compute, faults, rest, versions, volume
+from cinderlite.api.policy import Policy
+from cinderlite.ceph.cluster import Cluster
+from cinderlite.context import Context, Settings, World
+from cinderlite.core import reconcile, types
+from cinderlite.db.session import Database
+from cinderlite.guests.qmp import QmpHypervisor
+
+LOG = logging.getLogger(__name__)
+
+_GLOBAL_ID = re.compile(r"req-[0-9a-fA-F-]{36}")
+
+
+def settings(conf: cfg.ConfigOpts) -> Settings:
+    """The configured values that rules need."""
+    backend = conf.enabled_backends[0]
+    section = conf[backend]
+    return Settings(
+        host=conf.host,
+        backend=section.volume_backend_name or backend,
+        availability_zone=conf.default_availability_zone or conf.storage_availability_zone,
+        zone_fallback=conf.allow_availability_zone_fallback,
+        default_volume_type=conf.default_volume_type,
+        quotas={
+            name: conf[f"quota_{name}"]
+            for name in ("volumes", "snapshots", "gigabytes", "backups", "backup_gigabytes", "groups")
+        },
+        per_volume_gigabytes=conf.per_volume_size_limit,
+        max_page=conf.osapi_max_limit,
+        lease=conf.operation_lease,
+        batch=conf.reconcile_batch,
+        service_down_after=conf.service_down_time,
+        detach_wait=conf.guests.detach_wait,
+        guest_gone_after=conf.guests.guest_gone_after,
+        max_attachments=conf.guests.max_disk_devices_to_attach,
+        reserved_percentage=section.reserved_percentage,
+        max_over_subscription_ratio=section.max_over_subscription_ratio,
+    )
+
+
+def real_world(conf: cfg.ConfigOpts) -> World:
+    """The world as configured. Call it after the fork: nothing in it survives one."""
+    section = conf[conf.enabled_backends[0]]
+    return World(
+        settings=settings(conf),
+        db=Database(config.database_url(conf), conf.database.timeout, conf.api_threads),
+        cluster=Cluster(
+            pool=section.rbd_pool,
+            conffile=section.rbd_ceph_conf,
+            user=section.rbd_user,
+            connect_timeout=section.rados_connect_timeout,
+            mon_timeout=section.rados_mon_op_timeout,
+            osd_timeout=section.rados_osd_op_timeout,
+            call_timeout=section.rbd_call_timeout,
+            threads=section.rbd_threads,
+            observe=metrics.observe_ceph,
+        ),
+        guests=QmpHypervisor(
+            pathlib.Path(conf.guests.qmp_socket_directory),
+            connect_timeout=conf.guests.qmp_connect_timeout,
+            command_timeout=conf.guests.qmp_command_timeout,
+            host=conf.host,
+        ),
+    )
+
+
+def _strategy(conf: cfg.ConfigOpts) -> auth.Strategy:
+    """How callers are known."""
+    if conf.auth_strategy == "http_basic":
+        return auth.PasswordFile(pathlib.Path(conf.http_basic_auth_user_file))
+    return auth.keystone if conf.auth_strategy == "keystone" else auth.noauth
+
+
+class Edge:
+    """What `rest` needs of the application: the caller's context, the policy, the links' base."""
+
+    def __init__(self, conf: cfg.ConfigOpts, world: World) -> None:
+        self.world = world
+        self.policy = Policy(conf)
+        self._public = conf.public_endpoint.rstrip("/") if conf.public_endpoint else None
+        self._strategy = _strategy(conf)
+
+    def context(self, environ: Mapping[str, Any], request_id: str) -> Context:
+        """Who asks. Raises Unauthorized."""
+        who = self._strategy(environ)
+        return Context(
+            self.world, who.user_id, who.project_id, who.roles, request_id, who.service_roles,
+            self.policy.is_admin(who.roles),
+        )  # fmt: skip
+
+    def base_url(self, request: flask.Request) -> str:
+        """Base of the links in answers, without a slash at its end."""
+        return self._public or request.host_url.rstrip("/") + request.script_root
+
+    @staticmethod
+    def encode(query: Mapping[str, str]) -> str:
+        """A query as text."""
+        return urllib.parse.urlencode(list(query.items()))
+
+
+def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
+    """The WSGI application, over the given world or the configured one."""
+    app = flask.Flask("cinderlite", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = conf.osapi_max_request_body_size
+    world = world or real_world(conf)
+    edge = Edge(conf, world)
+    app.extensions["cinderlite"] = edge
+    types.ensure_default(world)
+    _hook(app)
+    versions.register(app, edge.base_url, lambda: _health(world, conf.healthcheck_timeout))
+    _serve_metrics(app, conf.metrics_allowed_networks)
+    app.url_map.converters["project"] = _project_converter(conf.project_id_regex)
+    for service in (volume, compute):
+        _serve(app, service.SERVICE, blueprints(service), edge.policy)
+    if conf.enable_proxy_headers_parsing:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)  # type: ignore[method-assign]
+    if conf.auth_strategy == "keystone":
+        app.wsgi_app = _Keystone(app.wsgi_app, conf)  # type: ignore[method-assign]
+    return app
+
+
+def blueprints(package: Any) -> list[rest.Blueprint]:
+    """The resources of a service: the `bp` of each of its modules."""
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{package.__name__}.{name}").bp for name in names]
+
+
+def _project_converter(pattern: str) -> type[BaseConverter]:
+    return type("ProjectConverter", (BaseConverter,), {"regex": pattern})
+
+
+def _serve(app: flask.Flask, service: Any, resources: list[rest.Blueprint], policy: Policy) -> None:
+    """Register a service's resources under both forms of its URL, with and without the project."""
+    names = {operation.policy for bp in resources for operation in bp.operations if operation.policy}
+    fields = {
+        rule for bp in resources for operation in bp.operations if operation.answer for rule in operation.answer.rules()
+    }
+    policy.refuse_unknown(names | fields)
+    app.config |= {
+        f"{service.name.upper()}_API_TITLE": f"cinderlite {service.name}",
+        f"{service.name.upper()}_API_VERSION": str(service.maximum),
+        f"{service.name.upper()}_OPENAPI_VERSION": "3.0.3",
+    }
+    api = _Api(app, config_prefix=service.name)
+    for bp in resources:
+        name = f"{service.name}.{bp.name}".replace(".", "_")
+        api.register_blueprint(bp, name=name, url_prefix=service.prefix)
+        app.register_blueprint(bp, name=f"{name}_of_project", url_prefix=f"{service.prefix}/<project:project_id>")
+
+
+class _Api(flask_smorest.Api):  # type: ignore[misc]
+    """flask-smorest's collection of operations; our own fault format stands in for its error handlers."""
+
+    def _register_error_handlers(self) -> None:
+        pass
+
+
+class _Keystone:
+    """keystonemiddleware in front of all but the open paths."""
+
+    def __init__(self, app: Any, conf: cfg.ConfigOpts) -> None:
+        self._open = app
+        self._guarded = auth_token.AuthProtocol(app, {"oslo_config_config": conf, "log_name": "cinderlite.keystone"})
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        chosen = self._open if environ.get("PATH_INFO", "/") in versions.OPEN else self._guarded
+        return chosen(environ, start_response)
+
+
+def _hook(app: flask.Flask) -> None:
+    """What happens around every request: ids, version, faults, log line, figures."""
+
+    @app.before_request
+    def enter() -> None:
+        flask.g.began = time.monotonic()
+        request_id = f"req-{uuid.uuid4()}"
+        flask.g.request_id = request_id
+        given = flask.request.headers.get("X-Openstack-Request-Id", "")
+        oslo_context.RequestContext(
+            request_id=request_id, global_request_id=given if _GLOBAL_ID.fullmatch(given) else None
+        )
+        service = next((one for one in versions.SERVICES if flask.request.path.startswith(f"{one.prefix}/")), None)
+        if service is not None:
+            flask.g.service = service
+            flask.g.version = service.negotiate(flask.request.headers)
+
+    @app.after_request
+    def leave(response: flask.Response) -> flask.Response:
+        service = flask.g.get("service")
+        if service is not None:
+            response.headers.extend(service.headers(flask.g.get("version")))
+        response.headers["x-openstack-request-id"] = flask.g.request_id
+        response.headers["x-compute-request-id"] = flask.g.request_id
+        elapsed = rest.observe(response)
+        LOG.info(
+            "%s %s %s %s %.1f ms", flask.request.remote_addr, flask.request.method, flask.request.path,
+            response.status_code, elapsed * 1000,
+        )  # fmt: skip
+        return response
+
+    @app.errorhandler(errors.CinderliteError)
+    def ours(error: errors.CinderliteError) -> flask.Response:
+        if error.status >= 500:
+            LOG.error("%s: %s", type(error).__name__, error, exc_info=error)
+        return faults.of_ours(error)
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> flask.Response:
+        return faults.of_http(error)
+
+    @app.errorhandler(Exception)
+    def unforeseen(error: Exception) -> flask.Response:
+        LOG.error("unforeseen error", exc_info=error)
+        return faults.fault(500, faults.INTERNAL)
+
+
+def _health(world: World, timeout: float) -> dict[str, str]:
+    """Ask Ceph and the database at the same time, each for at most `timeout` seconds."""
+    found = {"ceph": "no answer", "database": "no answer"}
+
+    def ask(name: str, question: Any) -> None:
+        try:
+            question()
+            found[name] = "ok"
+        except errors.CinderliteError:
+            found[name] = "unavailable"
+
+    asked = [
+        threading.Thread(target=ask, args=("ceph", world.cluster.ping), daemon=True),
+        threading.Thread(target=ask, args=("database", world.db.ping), daemon=True),
+    ]
+    deadline = time.monotonic() + timeout
+    for thread in asked:
+        thread.start()
+    for thread in asked:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(found)
+
+
+def _serve_metrics(app: flask.Flask, allowed: list[str]) -> None:
+    networks = [ipaddress.ip_network(text) for text in allowed]
+
+    @app.get("/metrics")
+    def exposition() -> flask.Response:
+        address = None
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(flask.request.remote_addr or "")
+        if address is None or not any(address in network for network in networks):
+            raise errors.NotFound("The resource could not be found.")
+        text, content_type = metrics.exposition()
+        return flask.Response(text, content_type=content_type)
+
+
+def start_background(app: flask.Flask, conf: cfg.ConfigOpts) -> reconcile.Reconciler:
+    """Start this process's reconciler."""
+    reconciler = reconcile.Reconciler(app.extensions["cinderlite"].world, conf.reconcile_interval)
+    reconciler.start()
+    return reconciler

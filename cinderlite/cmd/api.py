@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cinderlite-api`: the service under gunicorn, its production WSGI server, with threads.
+
+The configuration is read twice: here, for the address and the number of processes, and in each worker after the fork,
+since nothing that talks to Ceph may be made before it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import flask
+from gunicorn.app.base import BaseApplication
+from oslo_config import cfg
+
+from cinderlite import config, errors
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured by our options instead of its own."""
+
+    def __init__(self, conf: cfg.ConfigOpts, argv: list[str]) -> None:
+        self._conf = conf
+        self._argv = argv
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Translate our options."""
+        address = self._conf.osapi_volume_listen
+        host = f"[{address}]" if ":" in address else address
+        for name, value in {
+            "bind": f"{host}:{self._conf.osapi_volume_listen_port}",
+            "workers": self._conf.osapi_volume_workers,
+            "worker_class": "gthread",
+            "threads": self._conf.api_threads,
+            "graceful_timeout": self._conf.graceful_shutdown_timeout,
+            # gthread's heartbeat does not depend on requests; a worker that misses it for so long is wedged.
+            "timeout": 60,
+            "keepalive": 75,
+            "preload_app": False,
+            "control_socket_disable": True,
+            "proc_name": "cinderlite-api",
+            "limit_request_line": 8190,
+            "errorlog": "-",
+            "loglevel": "warning",
+            # Trust in the proxy is the application's own option.
+            "forwarded_allow_ips": "",
+            "child_exit": _forget_worker,
+        }.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> flask.Flask:
+        """The application, in a worker."""
+        from cinderlite import wsgi
+
+        return wsgi.load(self._argv)
+
+
+def _forget_worker(_server: Any, worker: Any) -> None:
+    """Let the figures of a worker that ended count no more."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def check(conf: cfg.ConfigOpts) -> None:
+    """Refuse what must not be started. Raises errors.CinderliteError with a sentence."""
+    open_door = conf.auth_strategy == "noauth" and not conf.noauth_allow_remote
+    if open_door and not _is_loopback(conf.osapi_volume_listen):
+        raise errors.CinderliteError(
+            f"auth_strategy = noauth makes everybody an administrator, so it does not listen on "
+            f"{conf.osapi_volume_listen}; set osapi_volume_listen = 127.0.0.1, or noauth_allow_remote = true"
+        )
+
+
+def _share_metrics(conf: cfg.ConfigOpts) -> None:
+    """With several workers the figures are summed over files in one directory, emptied at the start."""
+    if conf.osapi_volume_workers > 1:
+        directory = pathlib.Path(conf.state_path) / "metrics"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+
+
+def main() -> int:
+    """Run the service until it is told to stop."""
+    argv = sys.argv[1:]
+    try:
+        conf = config.load(argv)
+        check(conf)
+    except (errors.CinderliteError, cfg.Error) as error:
+        print(f"cinderlite-api: {error}", file=sys.stderr)
+        return 1
+    _share_metrics(conf)
+    _Server(conf, argv).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

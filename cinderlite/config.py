@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of cinderlite, by group, with its unit and help; read in `app` and `cmd` only, values are passed down.
+
+Names are Cinder's where Cinder has the option, so that lines of an existing cinder.conf can be carried over; a line
+that cinderlite does not know is ignored. There is no global configuration object: `load` returns one.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+from collections.abc import Sequence
+
+from keystonemiddleware import opts as keystonemiddleware_opts
+from oslo_config import cfg
+from oslo_log import log
+from oslo_policy import opts as policy_opts
+
+from cinderlite import errors
+
+API = [
+    cfg.HostAddressOpt("osapi_volume_listen", default="0.0.0.0", help="IP address on which the API listens."),  # noqa: S104 -- Cinder's default
+    cfg.PortOpt("osapi_volume_listen_port", default=8776, help="Port on which the API listens, for both services."),
+    cfg.IntOpt("osapi_volume_workers", default=1, min=1, help="Number of API processes."),
+    cfg.IntOpt(
+        "api_threads",
+        default=16,
+        min=1,
+        help="Number of requests that one API process works on at a time; more wait in the listen queue.",
+    ),
+    cfg.IntOpt(
+        "graceful_shutdown_timeout",
+        default=60,
+        min=1,
+        help="Seconds that running requests are given when the service is told to stop.",
+    ),
+    cfg.StrOpt(
+        "public_endpoint",
+        help="Base URL for the links in answers, such as https://volumes.example.org; "
+        "by default that of the request is used.",
+    ),
+    cfg.BoolOpt(
+        "enable_proxy_headers_parsing",
+        default=False,
+        help="Trust X-Forwarded-For, -Proto, -Host and -Prefix of one proxy. Only behind a proxy that sets them.",
+    ),
+    cfg.IntOpt("osapi_max_limit", default=1000, min=1, help="Largest number of items in one page of a list."),
+    cfg.IntOpt(
+        "osapi_max_request_body_size",
+        default=114688,
+        min=1024,
+        help="Largest request body in bytes; a larger one is refused with 413.",
+    ),
+    cfg.StrOpt(
+        "auth_strategy",
+        default="keystone",
+        choices=[
+            ("keystone", "Tokens are checked by keystonemiddleware; see [keystone_authtoken]."),
+            ("http_basic", "User name and password, from http_basic_auth_user_file."),
+            ("noauth", "Whoever asks is an administrator. For tests on loopback."),
+        ],
+        help="How callers are known.",
+    ),
+    cfg.StrOpt(
+        "http_basic_auth_user_file",
+        default="/etc/cinderlite/users",
+        help="File of lines 'user:bcrypt hash:project id:role,role' for auth_strategy = http_basic. "
+        "It may not be readable by others than its owner and group.",
+    ),
+    cfg.BoolOpt(
+        "noauth_allow_remote",
+        default=False,
+        help="Let auth_strategy = noauth listen on an address that is not loopback.",
+    ),
+    cfg.StrOpt(
+        "project_id_regex",
+        default=r"[0-9a-f\-]+",
+        help="What a project id looks like. The first part of a path that does not match is not taken for one.",
+    ),
+    cfg.ListOpt(
+        "metrics_allowed_networks",
+        default=["127.0.0.0/8", "::1/128"],
+        help="Networks from which /metrics may be read.",
+    ),
+    cfg.IntOpt(
+        "healthcheck_timeout",
+        default=5,
+        min=1,
+        help="Seconds that /healthcheck waits for Ceph and for the database.",
+    ),
+]
+
+SERVICE = [
+    cfg.StrOpt("host", default=socket.gethostname(), help="Name of this host, as shown in services and pools."),
+    cfg.StrOpt("state_path", default="/var/lib/cinderlite", help="Directory for the embedded database."),
+    cfg.ListOpt(
+        "enabled_backends",
+        default=["ceph"],
+        help="The configuration groups that describe a Ceph pool each. One for now.",
+    ),
+    cfg.StrOpt("storage_availability_zone", default="nova", help="Availability zone of the volumes."),
+    cfg.StrOpt(
+        "default_availability_zone",
+        help="Zone of a volume that is created without one; storage_availability_zone by default.",
+    ),
+    cfg.BoolOpt(
+        "allow_availability_zone_fallback",
+        default=False,
+        help="Create a volume that asks for an unknown zone in the default one instead of refusing it.",
+    ),
+    cfg.StrOpt("default_volume_type", default="__DEFAULT__", help="Name of the type of a volume created without one."),
+    cfg.IntOpt("quota_volumes", default=10, min=-1, help="Volumes a project may have; -1 for no limit."),
+    cfg.IntOpt("quota_snapshots", default=10, min=-1, help="Snapshots a project may have; -1 for no limit."),
+    cfg.IntOpt("quota_gigabytes", default=1000, min=-1, help="GiB of volumes a project may have; -1 for no limit."),
+    cfg.IntOpt("quota_backups", default=10, min=-1, help="Backups a project may have; -1 for no limit."),
+    cfg.IntOpt(
+        "quota_backup_gigabytes", default=1000, min=-1, help="GiB of backups a project may have; -1 for no limit."
+    ),
+    cfg.IntOpt("quota_groups", default=10, min=-1, help="Groups a project may have; -1 for no limit."),
+    cfg.IntOpt("per_volume_size_limit", default=-1, min=-1, help="Largest size of one volume in GiB; -1 for no limit."),
+    cfg.FloatOpt(
+        "reconcile_interval",
+        default=5.0,
+        min=0.1,
+        help="Seconds between two passes that finish interrupted operations and compare guests with attachments.",
+    ),
+    cfg.FloatOpt(
+        "operation_lease",
+        default=120.0,
+        min=1.0,
+        help="Seconds after which the work of a process that cannot be asked (on another host) is taken over. "
+        "Work of a dead process on the same host is taken over at once.",
+    ),
+    cfg.IntOpt("reconcile_batch", default=100, min=1, help="Most rows that one pass takes up of a kind."),
+    cfg.FloatOpt(
+        "service_down_time", default=60.0, min=1.0, help="Seconds without a sign of life after which a service is down."
+    ),
+]
+
+DATABASE = [
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        help="SQLAlchemy URL of the database; by default the file cinderlite.sqlite in state_path.",
+    ),
+    cfg.IntOpt("timeout", default=10, min=1, help="Seconds to wait for a lock or a connection of the database."),
+]
+
+BACKEND = [
+    cfg.StrOpt("volume_backend_name", help="Name of the back end as types refer to it; the group's name by default."),
+    cfg.StrOpt("rbd_pool", default="volumes", help="Pool that holds the images."),
+    cfg.StrOpt("rbd_ceph_conf", default="/etc/ceph/ceph.conf", help="Path of the cluster's configuration file."),
+    cfg.StrOpt("rbd_user", default="cinderlite", help="cephx user, without 'client.'."),
+    cfg.StrOpt("rbd_cluster_name", default="ceph", help="Name of the cluster."),
+    cfg.StrOpt("rbd_secret_uuid", help="UUID of the libvirt secret; by default the cluster's fsid."),
+    cfg.IntOpt("rados_connect_timeout", default=5, min=1, help="Seconds to wait for a connection to the cluster."),
+    cfg.IntOpt("rados_mon_op_timeout", default=5, min=1, help="Seconds to wait for an answer of a monitor."),
+    cfg.IntOpt("rados_osd_op_timeout", default=10, min=1, help="Seconds to wait for an answer of an OSD."),
+    cfg.FloatOpt(
+        "rbd_call_timeout",
+        default=15.0,
+        min=0.1,
+        help="Seconds after which a whole librbd call is given up by the request that waits for it.",
+    ),
+    cfg.IntOpt("rbd_threads", default=16, min=1, help="librbd calls that one process runs at a time."),
+    cfg.IntOpt("reserved_percentage", default=0, min=0, max=100, help="Percent of the pool shown as not to be used."),
+    cfg.FloatOpt("max_over_subscription_ratio", default=20.0, min=1.0, help="Provisioned size over real size."),
+]
+
+GUESTS = [
+    cfg.StrOpt(
+        "qmp_socket_directory",
+        default="/run/cinderlite/guests",
+        help="Directory of the VMs' monitor sockets NAME.sock, each with an owner file NAME.json beside it.",
+    ),
+    cfg.FloatOpt("qmp_connect_timeout", default=3.0, min=0.1, help="Seconds to wait for a monitor's greeting."),
+    cfg.FloatOpt("qmp_command_timeout", default=15.0, min=0.1, help="Seconds to wait for one answer of a monitor."),
+    cfg.FloatOpt(
+        "detach_wait",
+        default=5.0,
+        min=0.0,
+        help="Seconds that a detach request waits for the guest; after that the volume stays 'detaching' and the work "
+        "goes on in the background.",
+    ),
+    cfg.FloatOpt(
+        "guest_gone_after",
+        default=60.0,
+        min=0.0,
+        help="Seconds that a VM's process must be gone before the volumes attached to it are released.",
+    ),
+    cfg.IntOpt("max_disk_devices_to_attach", default=-1, min=-1, help="Volumes a server may hold; -1 for no limit."),
+]
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """All options by group, for the generated sample."""
+    return [("DEFAULT", API + SERVICE), ("database", DATABASE), ("ceph", BACKEND), ("guests", GUESTS)]
+
+
+def load(argv: Sequence[str], *, default_files: list[str] | None = None) -> cfg.ConfigOpts:
+    """Read the configuration that the command line `argv` (without the program's name) names.
+
+    Raises errors.CinderliteError with a sentence when the values do not fit together.
+    """
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    for group, options in list_opts():
+        if group != "ceph":
+            conf.register_opts(options, group)
+    for group, options in keystonemiddleware_opts.list_auth_token_opts():
+        conf.register_opts(options, group)
+    for group, options in policy_opts.list_opts():
+        conf.register_opts(options, group)
+    conf(list(argv), project="cinderlite", prog="cinderlite", default_config_files=default_files)
+    if len(conf.enabled_backends) != 1:
+        raise errors.CinderliteError("enabled_backends must name exactly one group")
+    conf.register_opts(BACKEND, conf.enabled_backends[0])
+    return conf
+
+
+def database_url(conf: cfg.ConfigOpts) -> str:
+    """The database to use: the configured one, or the embedded one in state_path."""
+    return conf.database.connection or f"sqlite:///{pathlib.Path(conf.state_path) / 'cinderlite.sqlite'}"

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who asks (`Context`) and the world that the answer comes from (`World`): the first argument of every rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import TYPE_CHECKING
+
+from cinderlite.db.session import Database
+
+if TYPE_CHECKING:
+    from cinderlite.ceph.cluster import Cluster
+    from cinderlite.guests import Hypervisor
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """The configured values that rules need; sizes in GiB, times in seconds, -1 for no limit."""
+
+    host: str
+    backend: str
+    availability_zone: str
+    zone_fallback: bool
+    default_volume_type: str
+    quotas: dict[str, int]
+    per_volume_gigabytes: int
+    max_page: int
+    lease: float
+    batch: int
+    service_down_after: float
+    detach_wait: float
+    guest_gone_after: float
+    max_attachments: int
+    reserved_percentage: int
+    max_over_subscription_ratio: float
+
+    @property
+    def pool(self) -> str:
+        """The pool's name as Cinder writes it: host@backend#pool."""
+        return f"{self.host}@{self.backend}#{self.backend}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """What the service works on: the database, the cluster, the guests. One a process, made after the fork."""
+
+    settings: Settings
+    db: Database
+    cluster: Cluster
+    guests: Hypervisor
+    #: Set to make the reconciler look now rather than at its next turn.
+    wake: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Context:
+    """One request: the caller, with Keystone's ids and role names, and the world."""
+
+    world: World
+    user_id: str
+    project_id: str
+    roles: frozenset[str]
+    request_id: str
+    #: The service's own roles, from the X-Service-Token of a service that calls on a user's behalf.
+    service_roles: frozenset[str] = frozenset()
+    is_admin: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        """The configured values."""
+        return self.world.settings

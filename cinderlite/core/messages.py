@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""User messages: what went wrong after a request was accepted, in words for the tenant.
+
+Event ids follow Cinder's pattern VOLUME_<RESOURCE>_<action>_<detail>, so that clients that sort by them keep working.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cinderlite import errors
+from cinderlite.context import Context
+from cinderlite.db import models
+
+#: Days that a message is kept (Cinder's message_ttl is 30 days).
+KEPT = datetime.timedelta(days=30)
+
+#: verb → (Cinder's action number, its words)
+ACTIONS = {
+    "create": ("008", "create volume from backend storage"),
+    "delete": ("001", "schedule allocate volume"),
+    "attach": ("002", "attach volume"),
+    "undo": ("002", "attach volume"),
+    "detach": ("004", "update attachment"),
+}
+
+
+def leave(
+    session: Session, row: models.Volume | models.Attachment, verb: str, text: str, *, request_id: str = ""
+) -> None:
+    """Leave a message about a volume, or an attachment's, for its project in the transaction that settles the failure."""
+    number, words = ACTIONS[verb]
+    now = models.utcnow()
+    session.add(
+        models.Message(
+            project_id=row.project_id,
+            request_id=request_id,
+            resource_type="VOLUME",
+            resource_uuid=row.volume_id if isinstance(row, models.Attachment) else row.id,
+            event_id=f"VOLUME_VOLUME_{number}_001",
+            text=f"{words}: {text}",
+            created_at=now,
+            expires_at=now + KEPT,
+        )
+    )
+
+
+def get(ctx: Context, message_id: str) -> models.Message:
+    """The caller's message of that id. Raises MessageNotFound."""
+    with ctx.world.db.read() as session:
+        message = session.get(models.Message, message_id)
+    if message is None or (message.project_id != ctx.project_id and not ctx.is_admin):
+        raise errors.MessageNotFound(message_id)
+    return message
+
+
+def of_project(ctx: Context) -> list[models.Message]:
+    """The newest messages of the caller's project, at most one page."""
+    table = models.Message
+    query = select(table).where(table.project_id == ctx.project_id, table.expires_at > models.utcnow())
+    with ctx.world.db.read() as session:
+        return list(session.scalars(query.order_by(table.created_at.desc(), table.id).limit(ctx.settings.max_page)))
+
+
+def delete(ctx: Context, message: models.Message) -> None:
+    """Remove a message."""
+    with ctx.world.db.write() as session:
+        row = session.get(models.Message, message.id)
+        if row is not None:
+            session.delete(row)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a row changes its status: every lifecycle as a table, and the two commits around each step.
+
+*Begin*: one conditional UPDATE moves the row into the verb's transitional status and writes down the intent. Who
+loses the race changes nothing: the status is the lock. That commit is the acceptance. *Step*: the work on Ceph or a
+guest, idempotent over names that follow from the row's id. *Settle*: a second commit writes the outcome and clears
+the intent. A process that dies in between leaves an intent, and `core.reconcile` runs the very same step again.
+
+What a newcomer gets wrong: a step that ends with `errors.Unavailable` has an *unknown* end. The row keeps its intent
+(or turns to the move named in `doubt`) and nobody may guess the outcome; only looking at Ceph or QEMU again tells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pathlib
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.orm import Session
+
+from cinderlite import errors, metrics
+from cinderlite.context import World
+from cinderlite.db import models
+
+LOG = logging.getLogger(__name__)
+
+#: As `Move.then`: the row is gone when the verb succeeds.
+GONE = "(gone)"
+#: As `Move.failure`: back to the status before the verb.
+RETURN = "(return)"
+#: Seconds between two tries of a step whose end is unknown.
+RETRY_AFTER = 2.0
+
+Row = models.Volume | models.Attachment
+Step = Callable[[World, Any, Mapping[str, Any]], Mapping[str, Any] | None]
+Settled = Callable[[Session, Any, Mapping[str, Any], "errors.CinderliteError | None"], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Move:
+    """One verb: from which statuses, through which, to which.
+
+    `refused` errors mean that nothing was done and the row goes back whatever `failure` says. `doubt` is the verb
+    that takes over when the end of the step is unknown; without it the same verb is tried again.
+    """
+
+    verb: str
+    sources: frozenset[str]
+    through: str
+    then: str
+    failure: str
+    refused: tuple[type[errors.CinderliteError], ...] = ()
+    doubt: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a try ended: `done`, `failed` (with the error) or `postponed` (with the reason)."""
+
+    word: str
+    error: errors.CinderliteError | None = None
+
+
+class Machine:
+    """The lifecycle of one table: its moves, the step behind each verb, and what else settles in the same commit."""
+
+    def __init__(self, model: type[Any], *moves: Move) -> None:
+        self.model = model
+        self.moves = {move.verb: move for move in moves}
+        self._steps: dict[str, Step] = {}
+        self._settled: Settled = lambda _session, _row, _intent, _error: None
+        unknown = {move.doubt for move in moves if move.doubt} - self.moves.keys()
+        if unknown:
+            raise ValueError(f"unknown verbs {unknown}")
+
+    def step(self, verb: str) -> Callable[[Step], Step]:
+        """Register the idempotent work behind `verb`; what it returns are columns to set when it settles."""
+        if verb not in self.moves:
+            raise ValueError(f"no move {verb!r}")
+
+        def register(function: Step) -> Step:
+            self._steps[verb] = function
+            return function
+
+        return register
+
+    def settled(self, function: Settled) -> Settled:
+        """Register what else changes in the commit that settles a verb, for example the volume of an attachment."""
+        self._settled = function
+        return function
+
+    def begin(
+        self,
+        session: Session,
+        row_id: str,
+        verb: str,
+        lease: float,
+        request_id: str,
+        *also: ColumnElement[bool],
+        **arguments: Any,
+    ) -> str | None:
+        """Take the row for `verb`; the caller's commit is the acceptance. Returns the lease, None if it was lost.
+
+        `also` are further conditions on the row, `arguments` go into the intent.
+        """
+        move = self.moves[verb]
+        owner = new_owner()
+        table = self.model
+        taken = session.execute(
+            update(table)
+            .where(table.id == row_id, table.status.in_(move.sources), table.busy == 0, *also)
+            .values(
+                status=move.through,
+                previous_status=table.status,
+                updated_at=models.utcnow(),
+                **_leased(owner, lease),
+                **_intent(verb, request_id, arguments),
+            )
+            .execution_options(synchronize_session=False)
+        )
+        return owner if taken.rowcount == 1 else None  # type: ignore[attr-defined]
+
+    def start(self, row: Row, verb: str, lease: float, request_id: str, **arguments: Any) -> str:
+        """Mark a *new* row, not yet in the database, as on its way through `verb`; returns the lease."""
+        owner = new_owner()
+        row.status = self.moves[verb].through
+        for name, value in (_leased(owner, lease) | _intent(verb, request_id, arguments)).items():
+            setattr(row, name, value)
+        return owner
+
+    def run(self, world: World, row_id: str, owner: str) -> Outcome:
+        """Run the step that the row's intent names and settle it, if `owner` holds the row's lease."""
+        with world.db.read() as session:
+            row = session.get(self.model, row_id)
+        if row is None or row.intent is None or row.lease_owner != owner:
+            return Outcome("done")
+        verb, arguments = row.intent["verb"], row.intent
+        began = time.monotonic()
+        try:
+            changes = dict(self._steps[verb](world, row, arguments) or {})
+        except (errors.Unavailable, errors.DeviceHeld) as error:
+            outcome = self._postpone(world, row, owner, error)
+        except errors.CinderliteError as error:
+            outcome = self._settle(world, row, owner, {}, error)
+        else:
+            outcome = self._settle(world, row, owner, changes, None)
+        elapsed = time.monotonic() - began
+        metrics.OPERATIONS.labels(f"{self.model.__tablename__}.{verb}", outcome.word).observe(elapsed)
+        LOG.log(
+            logging.INFO if outcome.word == "done" else logging.WARNING,
+            "%s %s: %s %s in %.1f ms (request %s)%s",
+            self.model.__name__.lower(), row_id, verb, outcome.word, elapsed * 1000, arguments.get("request_id"),
+            f": {outcome.error}" if outcome.error else "",
+        )  # fmt: skip
+        return outcome
+
+    def _settle(
+        self, world: World, row: Any, owner: str, changes: dict[str, Any], error: errors.CinderliteError | None
+    ) -> Outcome:
+        verb = row.intent["verb"]
+        move = self.moves[verb]
+        followed_by = changes.pop("followed_by", None)
+        with world.db.write() as session:
+            current = session.get(self.model, row.id)
+            if current is None or current.lease_owner != owner:
+                return Outcome("done")  # Somebody else took the work over and settled it.
+            status = move.then
+            if error is not None:
+                refused = isinstance(error, move.refused) or move.failure == RETURN
+                status = current.previous_status or GONE if refused else move.failure
+            for name, value in changes.items():
+                setattr(current, name, value)
+            current.reason = str(error) if error else None
+            current.lease_owner, current.lease_until = None, 0.0
+            current.intent, current.busy = (followed_by, 1) if followed_by else (None, 0)
+            if status == GONE:
+                self._remove(session, current)
+            else:
+                current.status = status
+                current.updated_at = models.utcnow()
+            self._settled(session, current, row.intent, error)
+        if followed_by:
+            world.wake.set()
+        return Outcome("failed" if error else "done", error)
+
+    def _remove(self, session: Session, row: Any) -> None:
+        if isinstance(row, models.Volume):
+            row.status, row.deleted, row.deleted_at = "deleted", True, models.utcnow()
+        else:
+            session.delete(row)
+
+    def _postpone(self, world: World, row: Any, owner: str, error: errors.CinderliteError) -> Outcome:
+        intent = dict(row.intent)
+        move = self.moves[intent["verb"]]
+        if move.doubt:
+            intent["verb"] = move.doubt
+        with world.db.write() as session:
+            table = self.model
+            session.execute(
+                update(table)
+                .where(table.id == row.id, table.lease_owner == owner)
+                .values(intent=intent, reason=str(error), lease_owner=None, lease_until=time.time() + RETRY_AFTER)
+                .execution_options(synchronize_session=False)
+            )
+        return Outcome("postponed", error)
+
+    def unfinished(self, world: World, limit: int) -> list[str]:
+        """Ids of rows whose intent nobody is working on now: free, lapsed, or held by a process that is dead."""
+        table = self.model
+        now = time.time()
+        with world.db.read() as session:
+            rows = session.execute(
+                select(table.id, table.lease_owner, table.lease_until)
+                .where(table.busy == 1, or_(table.lease_until < now, table.lease_owner.is_not(None)))
+                .order_by(table.lease_until)
+                .limit(limit)
+            ).all()
+        return [id_ for id_, owner, until in rows if until < now or (owner is not None and owner_is_dead(owner))]
+
+    def claim(self, world: World, row_id: str, lease: float) -> str | None:
+        """Take over the work on a row that `unfinished` named; None if somebody was quicker."""
+        owner = new_owner()
+        table = self.model
+        with world.db.write() as session:
+            row = session.get(table, row_id)
+            now = time.time()
+            if row is None or not row.busy:
+                return None
+            if row.lease_until >= now and not (row.lease_owner and owner_is_dead(row.lease_owner)):
+                return None
+            row.lease_owner, row.lease_until = owner, now + lease
+        return owner
+
+
+def _intent(verb: str, request_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"intent": {"verb": verb, "request_id": request_id, **arguments}, "busy": 1, "reason": None}
+
+
+def _leased(owner: str, lease: float) -> dict[str, Any]:
+    return {"lease_owner": owner, "lease_until": time.time() + lease}
+
+
+def _boot_id() -> str:
+    return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _process_start(pid: int) -> str | None:
+    """When the process began, in clock ticks since boot; None if there is no such process."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *rest = stat.rpartition(")")[2].split()
+    return None if state == "Z" else rest[18]
+
+
+def _machine() -> str:
+    """This machine and process namespace: only inside it does a process id mean anything."""
+    identity = pathlib.Path("/etc/machine-id")
+    machine = identity.read_text(encoding="ascii").strip() if identity.exists() else ""
+    return f"{socket.gethostname()}:{machine}:{pathlib.Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def new_owner() -> str:
+    """A lease owner's name: machine, boot, process and a nonce, so that others can see whether it still lives."""
+    pid = os.getpid()
+    return "/".join((_machine(), _boot_id(), str(pid), _process_start(pid) or "", uuid.uuid4().hex))
+
+
+def owner_is_dead(owner: str) -> bool:
+    """Whether the process behind a lease certainly does not exist any more; False for those on other machines."""
+    machine, boot, pid, start, _nonce = owner.split("/")
+    if machine != _machine():
+        return False
+    return boot != _boot_id() or _process_start(int(pid)) != start

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volume types: for now the default one, which always exists."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from cinderlite import errors
+from cinderlite.context import Context, World
+from cinderlite.db import models
+
+
+def ensure_default(world: World) -> None:
+    """Make the default type if the database has none yet (a fresh one)."""
+    name = world.settings.default_volume_type
+    with world.db.write() as session:
+        if session.scalar(select(models.VolumeType.id).where(models.VolumeType.name == name)) is None:
+            session.add(models.VolumeType(name=name, description="Default Volume Type"))
+
+
+def default(ctx: Context) -> models.VolumeType:
+    """The type of a volume that is created without one."""
+    with ctx.world.db.read() as session:
+        return resolve(session, ctx.settings.default_volume_type)
+
+
+def get(ctx: Context, type_id: str) -> models.VolumeType:
+    """The type of that id. Raises VolumeTypeNotFound."""
+    with ctx.world.db.read() as session:
+        found = session.get(models.VolumeType, type_id)
+    if found is None:
+        raise errors.VolumeTypeNotFound(type_id)
+    return found
+
+
+def resolve(session: Session, name_or_id: str) -> models.VolumeType:
+    """The type of that id or name. Raises VolumeTypeNotFound."""
+    table = models.VolumeType
+    found = session.scalar(select(table).where(or_(table.id == name_or_id, table.name == name_or_id)))
+    if found is None:
+        raise errors.VolumeTypeNotFound(name_or_id)
+    return found
+
+
+def visible(ctx: Context) -> list[models.VolumeType]:
+    """The public types, newest first."""
+    table = models.VolumeType
+    with ctx.world.db.read() as session:
+        return list(session.scalars(select(table).where(table.is_public).order_by(table.created_at.desc(), table.id)))

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database: tables, sessions, migrations. Rows are data; rules about them live in `core`."""

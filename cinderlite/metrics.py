@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters and timers, named once; `/metrics` prints them for Prometheus.
+
+With several API processes prometheus_client sums over a directory that `cmd.api` names before anything is imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+import prometheus_client
+from prometheus_client import multiprocess
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+REQUESTS = prometheus_client.Histogram(
+    "cinderlite_request_seconds",
+    "Requests answered, by operation and status code",
+    ["service", "operation", "code"],
+    buckets=_FAST,
+)
+OPERATIONS = prometheus_client.Histogram(
+    "cinderlite_operation_seconds",
+    "Operations on storage and guests, by verb and result (done, failed, postponed)",
+    ["verb", "result"],
+    buckets=_FAST,
+)
+BACKEND = prometheus_client.Histogram(
+    "cinderlite_backend_seconds",
+    "Calls to Ceph and to hypervisors, by verb and success",
+    ["backend", "verb", "ok"],
+    buckets=_FAST,
+)
+
+
+def observe_ceph(verb: str, seconds: float, ok: bool) -> None:
+    """Count one librbd or librados call."""
+    BACKEND.labels("ceph", verb, str(ok).lower()).observe(seconds)
+
+
+def observe_guest(verb: str, seconds: float, ok: bool) -> None:
+    """Count one call to a hypervisor."""
+    BACKEND.labels("guest", verb, str(ok).lower()).observe(seconds)
+
+
+def exposition() -> tuple[bytes, str]:
+    """The text of /metrics and its content type."""
+    registry = prometheus_client.REGISTRY
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = prometheus_client.CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST

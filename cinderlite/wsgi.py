@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object that a WSGI server such as uwsgi or gunicorn loads: `cinderlite.wsgi:application`.
+
+The configuration is the usual one (/etc/cinderlite/cinderlite.conf, or the file that CINDERLITE_CONFIG names). Load it
+in each worker, after the fork: a connection to Ceph does not survive one (uwsgi: `lazy-apps = true`; gunicorn: no
+`preload_app`).
+"""
+
+from __future__ import annotations
+
+import os
+
+import flask
+from oslo_log import log
+
+from cinderlite import app as composition
+from cinderlite import config
+
+
+def load(argv: list[str]) -> flask.Flask:
+    """Read the configuration, set up logging, and start an application with its background thread."""
+    conf = config.load(argv)
+    log.setup(conf, "cinderlite")
+    application = composition.create_app(conf)
+    composition.start_background(application, conf)
+    return application
+
+
+def __getattr__(name: str) -> flask.Flask:
+    # Made when a server asks for it: importing this module for its types starts nothing.
+    if name != "application":
+        raise AttributeError(name)
+    path = os.environ.get("CINDERLITE_CONFIG")
+    globals()[name] = load(["--config-file", path] if path else [])
+    return globals()[name]  # type: ignore[no-any-return]
