@@ -47,6 +47,9 @@ Backend errors that `core` tells apart and no client ever sees as such:
 
 from __future__ import annotations
 
+import concurrent.futures
+from typing import Any
+
 
 class CinderliteError(Exception):
     """Base of all; an instance that reaches the edge unmapped is a 500."""
@@ -188,9 +191,16 @@ class CephUnavailable(Unavailable):
 
 
 class CephTimeout(Unavailable):
-    """A call that was begun and did not end in time; `done` ends (with any result) when it has."""
+    """A call that was begun and whose end is unknown; `pending` ends (with any result) when the call really has.
+
+    `pending` is None when the call itself has ended, but what it asked of the cluster may still be applied.
+    """
 
     template = "The storage cluster did not answer in time: {0}"
+
+    def __init__(self, reason: object, pending: concurrent.futures.Future[Any] | None = None) -> None:
+        super().__init__(reason)
+        self.pending = pending
 
 
 class GuestUnreachable(Unavailable):

@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process's one connection to Ceph: made late, shared by all threads, bounded in time, renewed when it is cut off.
+
+What happens to an image is in `images`; here are the connection, the threads that wait for librbd in our stead, the
+breaker that spares requests the wait for a dead cluster, the table from errno to our errors, and the statistics.
+
+What a newcomer gets wrong first:
+
+* The time-outs of librados are not enough. While no monitor answers, opening an image for writing hangs for ever in
+  spite of them. So every call runs in a thread of ours, and after `call_timeout` its caller leaves with `CephTimeout`;
+  the call goes on, and what it does in the end is unknown until `CephTimeout.pending` ends.
+* `rbd.OSError` and `rbd.PermissionError` are not Python's own: `except OSError` catches neither.
+* A connection does not survive `fork()`: the child would hang in its first call. The child starts with nothing, and
+  never even frees what it inherited, for that hangs too.
+* Closing an I/O context that somebody uses crashes the process; so the last user of an old connection closes it.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import configparser
+import ctypes
+import dataclasses
+import errno
+import json
+import math
+import os
+import pathlib
+import queue
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from cinderlite import errors
+from cinderlite.ceph import images
+from cinderlite.ceph.images import ImageInfo
+
+__all__ = ["Capacity", "Cluster", "ImageInfo"]
+
+#: After a good probe, `check` believes in the cluster for so long.
+FRESH_SECONDS = 1.0
+#: After a bad one, `check` refuses at once for so long.
+BREAKER_SECONDS = 2.0
+#: Statistics are read anew after so long: on a pool of many images they cost more than a create.
+CAPACITY_SECONDS = 5.0
+#: Every pool that was initialised for RBD has it, and reading it touches an OSD; that it is missing is an answer too.
+PROBE_OBJECT = "rbd_info"
+
+#: What an errno of librbd or librados means to us; any other becomes CephError.
+BY_ERRNO: dict[int, type[errors.CinderliteError]] = {
+    errno.ENOENT: errors.ImageNotFound,
+    errno.EEXIST: errors.ImageExists,
+    errno.EBUSY: errors.ImageBusy,
+    errno.ENOTEMPTY: errors.ImageBusy,
+    errno.ETIMEDOUT: errors.CephTimeout,  # an operation that timed out inside librados may still be applied
+    errno.ESHUTDOWN: errors.CephUnavailable,
+    errno.ENOTCONN: errors.CephUnavailable,
+    errno.ECONNREFUSED: errors.CephUnavailable,
+}
+#: With these Ceph did answer, so they count as success of the call.
+_ANSWERS = (errors.ImageNotFound, errors.ImageExists, errors.ImageBusy)
+#: The probe is a subject like an image: while one is stuck, no second one is started.
+_PROBE = "(the probe)"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Capacity:
+    """Bytes of the pool: what users can store in all, what is left, what is stored, and what images promise."""
+
+    total_bytes: int
+    free_bytes: int
+    used_bytes: int
+    provisioned_bytes: int
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Connection:
+    rados: Any
+    ioctx: Any
+    addresses: frozenset[str]
+    users: int = 0
+    retired: bool = False
+
+    def shut_down(self) -> None:
+        self.ioctx.close()
+        self.rados.shutdown()
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Task:
+    work: Callable[[_Task], Any]
+    subject: str | None
+    future: concurrent.futures.Future[Any] = dataclasses.field(default_factory=concurrent.futures.Future)
+    begun: bool = False
+    done: bool = False
+    abandoned: bool = False
+
+
+class _Threads:
+    """At most `limit` daemon threads; a caller leaves at its deadline, whatever the call does.
+
+    concurrent.futures' own pool will not do: its queue has no bound and it joins hung threads when Python exits.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._changed = threading.Condition(threading.Lock())
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._started = 0
+        self._busy = 0
+        self._lost = 0
+        self._doubts: collections.Counter[str] = collections.Counter()
+        self._stopped = False
+
+    def run(self, work: Callable[[_Task], Any], subject: str | None, seconds: float) -> Any:
+        """Run `work` and return what it returns; CephUnavailable: was not begun, CephTimeout: was begun, goes on."""
+        deadline = time.monotonic() + seconds
+        task = _Task(work, subject)
+        # Nobody who is handed the future may cancel it: the call itself cannot be cancelled.
+        task.future.set_running_or_notify_cancel()
+        self._take_slot(subject, deadline)
+        # A slot is a thread that is idle or about to be, so nothing ever lies in the queue.
+        self._tasks.put(task)
+        try:
+            return task.future.result(deadline - time.monotonic())
+        except concurrent.futures.TimeoutError:
+            if not self._abandon(task):
+                return task.future.result(seconds)
+        if not task.begun:
+            raise errors.CephUnavailable(f"no connection within {seconds:g} s")
+        raise errors.CephTimeout(f"no end of the call within {seconds:g} s", task.future)
+
+    def begin(self, task: _Task) -> bool:
+        """Mark the point from which on the cluster may change; False: the caller has gone, leave it."""
+        with self._changed:
+            task.begun = task.begun or not task.abandoned
+            return not task.abandoned
+
+    def stop(self) -> None:
+        """Refuse further calls and let the threads end when they are through."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            for _ in range(self._started):
+                self._tasks.put(None)
+
+    def _take_slot(self, subject: str | None, deadline: float) -> None:
+        with self._changed:
+            while True:
+                if self._stopped:
+                    raise errors.CephUnavailable("the connection was closed")
+                if subject is not None and self._doubts[subject]:
+                    raise errors.CephUnavailable(f"an earlier call on {subject} has not ended yet")
+                if self._busy < self._limit:
+                    break
+                if self._lost >= self._limit:
+                    raise errors.CephUnavailable(f"all {self._limit} calls in hand are stuck")
+                if not self._changed.wait(deadline - time.monotonic()):
+                    raise errors.CephUnavailable(f"{self._limit} calls are in hand already")
+            self._busy += 1
+            if self._busy > self._started:
+                threading.Thread(target=self._serve, name=f"ceph-{self._started}", daemon=True).start()
+                self._started += 1
+
+    def _abandon(self, task: _Task) -> bool:
+        with self._changed:
+            if task.done:
+                return False
+            task.abandoned = True
+            self._lost += 1
+            if task.subject is not None and task.begun:
+                self._doubts[task.subject] += 1
+            # Those who wait for a slot may have to give up hope.
+            self._changed.notify_all()
+            return True
+
+    def _finish(self, task: _Task) -> None:
+        with self._changed:
+            task.done = True
+            self._busy -= 1
+            if task.abandoned:
+                self._lost -= 1
+                if task.subject is not None and task.begun:
+                    self._doubts[task.subject] -= 1
+                    self._doubts += collections.Counter()  # drops those that are at zero
+            self._changed.notify()
+
+    def _serve(self) -> None:
+        # No time-out: an idle thread has nothing else to do, and as a daemon it holds nobody up.
+        while (task := self._tasks.get()) is not None:
+            try:
+                result = task.work(task)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
+                self._finish(task)
+                task.future.set_exception(error)
+            else:
+                self._finish(task)
+                task.future.set_result(result)
+                del result
+            del task
+
+
+class _Breaker:
+    """Answers "does the cluster live?" from the last probe, lets one prober at a time ask anew."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._good_until = -math.inf
+        self._refuse_until = -math.inf
+        self._reason: str | None = None
+        self._probe: concurrent.futures.Future[str | None] | None = None
+
+    def doubt(self) -> None:
+        """Have the next `check` probe, however fresh the last good probe is."""
+        self._good_until = -math.inf
+
+    def check(self, probe: Callable[[], None], seconds: float) -> None:
+        now = time.monotonic()
+        if now < self._good_until:
+            return
+        with self._lock:
+            running = self._probe
+            if self._reason is not None and (running is not None or now < self._refuse_until):
+                raise errors.CephUnavailable(self._reason)
+            mine: concurrent.futures.Future[str | None] = concurrent.futures.Future()
+            if running is None:
+                self._probe = mine
+        if running is None:
+            reason = self._ask(probe, mine)
+        else:
+            try:
+                reason = running.result(seconds)
+            except concurrent.futures.TimeoutError:
+                reason = "a probe has not ended yet"
+        if reason is not None:
+            raise errors.CephUnavailable(reason)
+
+    def _ask(self, probe: Callable[[], None], mine: concurrent.futures.Future[str | None]) -> str | None:
+        reason: str | None = "a probe failed"
+        started = time.monotonic()
+        try:
+            probe()
+            reason = None
+        except (errors.Unavailable, errors.BackendError) as error:
+            reason = str(error.args[0])
+        finally:
+            with self._lock:
+                self._probe = None
+                self._reason = reason
+                if reason is None:
+                    self._good_until = started + FRESH_SECONDS
+                else:
+                    self._refuse_until = time.monotonic() + BREAKER_SECONDS
+            mine.set_result(reason)
+        return reason
+
+
+class _Here:
+    """All that belongs to one process and must not cross `fork()`."""
+
+    def __init__(self, threads: int) -> None:
+        self.pid = os.getpid()
+        self.threads = _Threads(threads)
+        self.breaker = _Breaker()
+        self.lock = threading.Lock()
+        self.connecting = threading.Lock()
+        self.connection: _Connection | None = None
+        self.suspect = False
+        self.counting = threading.Lock()
+        self.capacity: tuple[float, Capacity] | None = None
+
+
+class Cluster:
+    """The pool of images, for all threads of a process; connects at the first call.
+
+    Any method may raise CephUnavailable, CephTimeout or CephError; what else it raises is said there. `observe` is told
+    the verb, the seconds and the success of every call that was let through.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        conffile: str,
+        user: str | None,
+        connect_timeout: int,
+        mon_timeout: int,
+        osd_timeout: int,
+        call_timeout: float,
+        threads: int,
+        observe: Callable[[str, float, bool], None] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.user = user
+        self._conffile = conffile
+        self._connect_timeout = connect_timeout
+        self._options = {
+            "client_mount_timeout": str(connect_timeout),
+            "rados_mon_op_timeout": str(mon_timeout),
+            "rados_osd_op_timeout": str(osd_timeout),
+            # A fresh cluster would clone in the old format, which needs protected snapshots.
+            "rbd_default_clone_format": "2",
+        }
+        self._call_timeout = call_timeout
+        self._limit = threads
+        self._observe = observe
+        self._here = _Here(threads)
+        _CLUSTERS.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Cluster pool={self.pool} user={self.user} conffile={self._conffile}>"
+
+    # Does it live?
+
+    def check(self) -> None:
+        """Refuse with CephUnavailable if the cluster is known or now found not to answer; nearly free when it does."""
+        here = self._here
+        here.breaker.check(lambda: self._probe(here), self._call_timeout)
+
+    def ping(self, seconds: float | None = None) -> float:
+        """Ask a monitor and an OSD now, whatever is known already; return the seconds it took."""
+        started = time.perf_counter()
+        self._call("ping", _ask_both, seconds=seconds)
+        return time.perf_counter() - started
+
+    # Images
+
+    def create(self, name: str, size_bytes: int) -> None:
+        """Make an empty image unless it is there already. Raises ImageExists if it is, with another size."""
+        self._call("create", lambda c: images.create(c.ioctx, name, size_bytes), name)
+
+    def info(self, name: str) -> ImageInfo:
+        """Look at an image without opening it for writing. Raises ImageNotFound."""
+        info: ImageInfo = self._call("info", lambda c: images.info(c.ioctx, name, c.addresses), name)
+        return info
+
+    def trash(self, name: str) -> str | None:
+        """Move an image to the trash, or find it there; its id for `purge`, None if there is no trace of it.
+
+        Raises ImageBusy naming the addresses of other clients that have it open.
+        """
+        image_id: str | None = self._call("trash", lambda c: images.trash(c.ioctx, name, c.addresses), name)
+        return image_id
+
+    def purge(self, image_id: str) -> bool:
+        """Remove an image from the trash: True when it is gone, False while a client's watch has not lapsed.
+
+        Raises ImageBusy when snapshots or clones need it: waiting does not help there.
+        """
+        return bool(self._call("purge", lambda c: images.purge(c.ioctx, image_id), image_id))
+
+    def images(self, prefix: str) -> set[str]:
+        """Names of the images that begin so."""
+        names: set[str] = self._call("list", lambda c: images.names(c.ioctx, prefix))
+        return names
+
+    def trashed(self) -> list[tuple[str, str]]:
+        """(id, former name) of the images in the trash, oldest first."""
+        entries: list[tuple[str, str]] = self._call("list_trash", lambda c: images.trashed(c.ioctx))
+        return entries
+
+    # The cluster
+
+    def capacity(self) -> Capacity:
+        """Bytes of the pool, at most CAPACITY_SECONDS old."""
+        here = self._here
+        if here.capacity is not None and time.monotonic() < here.capacity[0]:
+            return here.capacity[1]
+        if not here.counting.acquire(timeout=self._call_timeout):
+            raise errors.CephUnavailable("its statistics are still being read")
+        try:
+            if here.capacity is None or time.monotonic() >= here.capacity[0]:
+                fresh: Capacity = self._call("capacity", self._capacity)
+                here.capacity = time.monotonic() + CAPACITY_SECONDS, fresh
+            return here.capacity[1]
+        finally:
+            here.counting.release()
+
+    def monitors(self) -> list[tuple[str, int]]:
+        """Address and port of every monitor in the monitor map of now; IPv6 addresses without brackets."""
+        monitors: list[tuple[str, int]] = self._call("monitors", _monitors)
+        return monitors
+
+    def key(self) -> str | None:
+        """The cephx key of our user, base64 as in the keyring; None if librados needed none."""
+        key: str | None = self._call("key", self._key)
+        return key
+
+    def fsid(self) -> str:
+        """UUID of the cluster."""
+        return str(self._call("fsid", lambda c: c.rados.get_fsid()))
+
+    def close(self) -> None:
+        """Refuse further calls and disconnect; calls in hand end first, but nobody waits for them."""
+        here = self._here
+        here.threads.stop()
+        with here.lock:
+            connection, here.connection = here.connection, None
+            if connection is None:
+                return
+            connection.retired = True
+            idle = not connection.users
+        if idle:
+            _shut_down(connection).join(self._connect_timeout)
+
+    # Within
+
+    def _call(
+        self,
+        verb: str,
+        step: Callable[[_Connection], Any],
+        subject: str | None = None,
+        *,
+        here: _Here | None = None,
+        seconds: float | None = None,
+    ) -> Any:
+        here = here or self._here
+        started = time.perf_counter()
+        ok = False
+        try:
+            result = here.threads.run(
+                lambda task: self._attempt(here, task, verb, step),
+                subject,
+                self._call_timeout if seconds is None else min(seconds, self._call_timeout),
+            )
+            ok = True
+        except _ANSWERS:
+            ok = True
+            raise
+        except errors.CephTimeout:
+            here.suspect = True
+            here.breaker.doubt()
+            raise
+        finally:
+            if self._observe is not None:
+                self._observe(verb, time.perf_counter() - started, ok)
+        return result
+
+    def _attempt(self, here: _Here, task: _Task, verb: str, step: Callable[[_Connection], Any]) -> Any:
+        import rados
+        import rbd
+
+        retry = True
+        while True:
+            connection = self._borrow(here)
+            try:
+                if not here.threads.begin(task):
+                    raise errors.CephUnavailable("given up before it was begun")
+                return step(connection)
+            except (rados.Error, rbd.Error) as error:
+                if _errno(error) == errno.ESHUTDOWN:
+                    # This client is on the blocklist: for good, while a new one is welcome. Nothing was applied.
+                    self._retire(here, connection)
+                    if retry:
+                        retry = False
+                        continue
+                raise _translated(error, verb, task.subject) from error
+            finally:
+                self._give_back(here, connection)
+
+    def _borrow(self, here: _Here) -> _Connection:
+        with here.lock:
+            if here.connection is not None:
+                here.connection.users += 1
+                return here.connection
+        if not here.connecting.acquire(timeout=self._connect_timeout):
+            raise errors.CephUnavailable("another thread is still connecting")
+        try:
+            with here.lock:
+                if here.connection is not None:
+                    here.connection.users += 1
+                    return here.connection
+            connection = self._connect()
+            with here.lock:
+                connection.users += 1
+                here.connection = connection
+            return connection
+        finally:
+            here.connecting.release()
+
+    def _connect(self) -> _Connection:
+        import rados
+
+        name = None if self.user is None else f"client.{self.user}"
+        words = {
+            errno.ENOENT: f"no key for {name or 'client.admin'}, or no {self._conffile}",
+            errno.EACCES: f"it refuses the key of {name or 'client.admin'}",
+            errno.EPERM: f"it refuses the key of {name or 'client.admin'}",
+            errno.ETIMEDOUT: f"no monitor within {self._connect_timeout} s",
+        }
+        try:
+            cluster = rados.Rados(conffile=self._conffile, name=name, conf=self._options)
+            cluster.connect()
+        except rados.Error as error:
+            number = _errno(error)
+            reason = words.get(number, os.strerror(number) if number else "no connection")
+            raise errors.CephUnavailable(reason) from error
+        try:
+            ioctx = cluster.open_ioctx(self.pool)
+            addresses = _addresses(cluster.get_addrs())
+        except rados.Error as error:
+            cluster.shutdown()
+            reason = f"no pool {self.pool}" if _errno(error) == errno.ENOENT else os.strerror(_errno(error))
+            raise errors.CephUnavailable(reason) from error
+        return _Connection(cluster, ioctx, addresses)
+
+    def _give_back(self, here: _Here, connection: _Connection) -> None:
+        with here.lock:
+            connection.users -= 1
+            last = connection.retired and not connection.users
+        if last:
+            _shut_down(connection)
+
+    def _retire(self, here: _Here, connection: _Connection) -> None:
+        with here.lock:
+            connection.retired = True
+            if here.connection is connection:
+                here.connection = None
+
+    def _probe(self, here: _Here) -> None:
+        # After a time-out the OSDs may be well and the monitors not; then every open for writing would be lost.
+        if here.suspect:
+            self._call("probe", _ask_both, _PROBE, here=here)
+            here.suspect = False
+        else:
+            self._call("probe", _ask_osd, _PROBE, here=here)
+
+    def _capacity(self, connection: _Connection) -> Capacity:
+        for pool in _ask_mon(connection, "df")["pools"]:
+            if pool["name"] == self.pool:
+                # `stored` and `max_avail` are what users see, copies and erasure coding taken into account.
+                used, free = int(pool["stats"]["stored"]), int(pool["stats"]["max_avail"])
+                return Capacity(used + free, free, used, images.provisioned(connection.ioctx))
+        raise errors.CephError(f"The monitors know no pool {self.pool}.")
+
+    def _key(self, connection: _Connection) -> str | None:
+        option = connection.rados.conf_get
+        if key := option("key"):
+            return str(key)
+        if keyfile := option("keyfile"):
+            return pathlib.Path(keyfile).read_text(encoding="ascii").strip()
+        section = f"client.{self.user or 'admin'}"
+        for path in re.split(r"[\s,;]+", option("keyring") or ""):
+            keyring = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))
+            try:
+                keyring.read(path, encoding="utf-8")
+            except configparser.Error:
+                # The parser's message quotes the line, and that may be the key.
+                raise errors.CephError(f"The keyring {path} cannot be read.") from None
+            if keyring.has_option(section, "key"):
+                return keyring.get(section, "key")
+        return None
+
+    def _start_anew(self) -> None:
+        _keep_for_ever(self._here)
+        self._here = _Here(self._limit)
+
+
+_CLUSTERS: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cluster in _CLUSTERS:
+        cluster._start_anew()  # noqa: SLF001 - only this module may do it, and only here
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _keep_for_ever(inherited: _Here) -> None:
+    # Freeing a handle whose threads stayed in the parent waits for them for ever, also when the child exits.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+def _shut_down(connection: _Connection) -> threading.Thread:
+    # In a thread of its own, since it waits for what the cluster still owes us.
+    thread = threading.Thread(target=connection.shut_down, name="ceph-shut-down", daemon=True)
+    thread.start()
+    return thread
+
+
+def _translated(error: Exception, verb: str, subject: str | None) -> errors.CinderliteError:
+    number = _errno(error)
+    kind = BY_ERRNO.get(number, errors.CephError)
+    if subject is None and issubclass(kind, _ANSWERS):
+        kind = errors.CephError
+    if kind is errors.ImageBusy:
+        return kind(subject, "another client")
+    if issubclass(kind, _ANSWERS):
+        return kind(subject)
+    reason = os.strerror(number) if number else type(error).__name__
+    return kind(f"{verb} {subject or ''}".rstrip() + f": {reason}")
+
+
+def _errno(error: Exception) -> int:
+    # Some of librbd's errors have none, and librados' may be negative.
+    number: int | None = getattr(error, "errno", None)
+    return abs(number or 0)
+
+
+def _ask_osd(connection: _Connection) -> None:
+    import rados
+
+    try:
+        connection.ioctx.stat(PROBE_OBJECT)
+    except rados.ObjectNotFound:
+        return
+
+
+def _ask_mon(connection: _Connection, prefix: str) -> Any:
+    code, answer, _ = connection.rados.mon_command(json.dumps({"prefix": prefix, "format": "json"}), b"")
+    if abs(code) == errno.ETIMEDOUT:
+        raise errors.CephTimeout(f"{prefix}: no monitor answered")
+    if code:
+        raise errors.CephError(f"The monitors refuse {prefix}: {os.strerror(abs(code))}.")
+    return json.loads(answer)
+
+
+def _ask_both(connection: _Connection) -> None:
+    _ask_mon(connection, "fsid")
+    _ask_osd(connection)
+
+
+def _monitors(connection: _Connection) -> list[tuple[str, int]]:
+    found = []
+    for mon in _ask_mon(connection, "mon dump")["mons"]:
+        addresses = {entry["type"]: entry["addr"] for entry in mon["public_addrs"]["addrvec"]}
+        # Without a prefix to say so, clients take an unusual port for the older protocol first.
+        host, _, port = (addresses.get("v1") or addresses["v2"]).rpartition(":")
+        found.append((host.strip("[]"), int(port)))
+    return found
+
+
+def _addresses(text: str) -> frozenset[str]:
+    """The addresses of a client as watchers show them, from "[v2:A,v1:B]" or "A"; all end in the same nonce."""
+    # Brackets around the list go, those of IPv6 addresses stay.
+    inner = text[1:-1] if re.match(r"\[(v\d|any):", text) else text
+    return frozenset(re.sub(r"^(v\d|any):", "", part) for part in inner.split(","))
