@@ -206,7 +206,7 @@ def load(argv: Sequence[str], *, default_files: list[str] | None = None) -> cfg.
     log.register_options(conf)
     for group, options in list_opts():
         if group != "ceph":
-            conf.register_opts(options, group)
+            conf.register_opts(options, None if group == "DEFAULT" else group)
     for group, options in keystonemiddleware_opts.list_auth_token_opts():
         conf.register_opts(options, group)
     for group, options in policy_opts.list_opts():

@@ -21,9 +21,9 @@ import flask_smorest
 
 from cinderlite import errors, metrics
 from cinderlite.api import microversion
-from cinderlite.api.microversion import Service, Window
+from cinderlite.api.microversion import Service, Version, Window
 from cinderlite.api.policy import Policy
-from cinderlite.api.schema import VIEW, Schema, View, rows
+from cinderlite.api.schema import VIEW, Body, Schema, View, rows
 from cinderlite.context import Context
 
 Finder = Callable[[Context, str], Any]
@@ -39,7 +39,7 @@ class Operation:
     name: str
     policy: str | None
     window: Window
-    body: type[Schema] | None
+    body: type[Body] | None
     status: int
     answer: type[Schema] | None
     finders: Mapping[str, Finder]
@@ -95,7 +95,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         rule: str,
         *,
         policy: str | None,
-        body: type[Schema] | None = None,
+        body: type[Body] | None = None,
         returns: tuple[int, type[Schema] | None] = (200, None),
         on: Finder | Mapping[str, Finder] | None = None,
         since: str | None = None,
@@ -169,21 +169,21 @@ def _view(service: Service, operation: Operation) -> Callable[..., flask.Respons
 
     view.__name__ = operation.function.__name__
     view.__doc__ = operation.function.__doc__
-    view._apidoc = _document(operation)  # type: ignore[attr-defined]  # noqa: SLF001 -- where flask-smorest looks
+    view._apidoc = _document(operation, service.maximum)  # type: ignore[attr-defined]  # noqa: SLF001 -- where flask-smorest looks
     return view
 
 
-def _document(operation: Operation) -> dict[str, Any]:
+def _document(operation: Operation, version: Version) -> dict[str, Any]:
     """What flask-smorest collects about an operation for OpenAPI."""
     described: dict[str, Any] = {}
     if operation.body is not None:
         described["arguments"] = {
-            "parameters": [{"in": "json", "required": True, "schema": operation.body}],
+            "parameters": [{"in": "json", "required": True, "schema": operation.body.twin(version)}],
             "responses": {},
         }
     answer: dict[str, Any] = {"description": "", "content_type": None}
     if operation.answer is not None:
-        answer["schema"] = operation.answer
+        answer["schema"] = operation.answer.twin(version)
     described["response"] = {"responses": {operation.status: [answer]}}
     return described
 

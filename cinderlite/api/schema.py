@@ -49,17 +49,12 @@ def versioned(
 
 
 class Schema(marshmallow.Schema):
-    """A JSON object in its envelope, such as {"volume": {...}} and {"volumes": [...]}."""
+    """A JSON object of an answer in its envelope, such as {"volume": {...}} and {"volumes": [...]}."""
 
     #: Key around one object, and around a list.
     envelope: ClassVar[tuple[str, str]] = ("", "")
     #: Key of the list's links.
     links_key: ClassVar[str] = ""
-    #: Keys that may stand beside the envelope's in a body.
-    beside: ClassVar[frozenset[str]] = frozenset()
-    #: Since when unknown keys of a body are refused; before they are ignored. None: never.
-    strict_since: ClassVar[Version | None] = None
-
     _version: Version | None = None
     _denied: frozenset[str] = frozenset()
 
@@ -87,6 +82,15 @@ class Schema(marshmallow.Schema):
     @functools.cached_property
     def plan(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return [(field.data_key or name, _getter(name, field)) for name, field in self.dump_fields.items()]
+
+
+class Body(Schema):
+    """What a request carries."""
+
+    #: Keys that may stand beside the envelope's.
+    beside: ClassVar[frozenset[str]] = frozenset()
+    #: Since when unknown keys are refused; before they are ignored. None: never.
+    strict_since: ClassVar[Version | None] = None
 
     def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a request body, out of its envelope. Raises BadRequest with the API's words."""
@@ -116,7 +120,10 @@ def _twin(cls: type[Schema], version: Version, denied: frozenset[str]) -> Schema
         if version not in field.metadata.get("window", Window()) or field.metadata.get("policy") in denied
     ]
     # A name in `exclude` must be known to the schema, which all of these are.
-    twin = cls(exclude=hidden)
+    # Answers are never loaded: two keys of one may show the same attribute.
+    twin = cls(
+        exclude=hidden, dump_only=() if issubclass(cls, Body) else tuple(set(cls._declared_fields) - set(hidden))
+    )
     twin._version, twin._denied = version, denied
     return twin
 
@@ -177,7 +184,7 @@ class Computed(fields.Field[Any]):
         super().__init__(dump_only=True, **kwargs)
         self.compute = compute
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **_kwargs: Any) -> Any:  # noqa: ARG002
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **_kwargs: Any) -> Any:
         return self.compute(obj)
 
 
@@ -192,7 +199,7 @@ class Bool(fields.Boolean):
         value: Any,
         attr: str | None,
         data: Mapping[str, Any] | None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> Any:
         word = value.strip().lower() if isinstance(value, str) else value
         if isinstance(word, bool):
@@ -214,7 +221,7 @@ class GiB(fields.Integer):
         value: Any,
         attr: str | None,
         data: Mapping[str, Any] | None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> int:
         if isinstance(value, str) and self._DIGITS.fullmatch(value) and len(value) < 10:
             value = int(value)

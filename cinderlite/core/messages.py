@@ -31,7 +31,7 @@ ACTIONS = {
 def leave(
     session: Session, row: models.Volume | models.Attachment, verb: str, text: str, *, request_id: str = ""
 ) -> None:
-    """Leave a message about a volume, or an attachment's, for its project in the transaction that settles the failure."""
+    """Leave a message about a volume or an attachment for its project, in the transaction that settles it."""
     number, words = ACTIONS[verb]
     now = models.utcnow()
     session.add(

@@ -14,7 +14,7 @@ from cinderlite.api import paging
 from cinderlite.api.compute import SERVICE
 from cinderlite.api.microversion import Version
 from cinderlite.api.rest import Blueprint
-from cinderlite.api.schema import Bool, Id, Schema, versioned
+from cinderlite.api.schema import Body, Bool, Id, Schema, versioned
 from cinderlite.context import Context
 from cinderlite.core import attachments, servers
 from cinderlite.db import models
@@ -69,7 +69,7 @@ def _tag(text: str) -> None:
         raise marshmallow.ValidationError("a tag has 1 to 60 characters and neither '/' nor ','")
 
 
-class Attach(Schema):
+class Attach(Body):
     """Which volume to attach."""
 
     envelope = "volumeAttachment", ""

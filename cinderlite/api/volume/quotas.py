@@ -12,7 +12,7 @@ from marshmallow import fields
 from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.rest import Answer, Blueprint
-from cinderlite.api.schema import VIEW, Schema
+from cinderlite.api.schema import VIEW, Body
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import quotas
@@ -50,7 +50,7 @@ def named(ctx: Context, project_id: str) -> Project:
     return Project(project_id, ctx.user_id)
 
 
-class QuotaSet(Schema):
+class QuotaSet(Body):
     """New limits; -1 for none."""
 
     envelope = "quota_set", ""

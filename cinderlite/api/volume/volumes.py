@@ -17,6 +17,7 @@ from cinderlite.api.paging import Listing, boolean, filter_
 from cinderlite.api.rest import Answer, Blueprint, Page
 from cinderlite.api.schema import (
     VIEW,
+    Body,
     Bool,
     Computed,
     GiB,
@@ -118,7 +119,7 @@ class Volume(VolumeWritten):
     name_id = versioned(Computed(lambda _volume: None, data_key="os-vol-mig-status-attr:name_id"), policy=MIGRATION)
 
 
-class VolumeCreate(Schema):
+class VolumeCreate(Body):
     """What a volume is to be. Sources other than nothing at all come with later versions of this service."""
 
     envelope = "volume", ""
@@ -143,7 +144,7 @@ class VolumeCreate(Schema):
     group_id = versioned(Id(allow_none=True), since="3.13")
 
 
-class VolumeUpdate(Schema):
+class VolumeUpdate(Body):
     """What is to change."""
 
     envelope = "volume", ""
@@ -337,13 +338,13 @@ def delete(ctx: Context, volume: models.Volume, query: Mapping[str, str]) -> Non
 # -- metadata
 
 
-class MetadataBody(Schema):
+class MetadataBody(Body):
     """Metadata as a whole."""
 
     metadata = Metadata(required=True)
 
 
-class MetaBody(Schema):
+class MetaBody(Body):
     """One key of the metadata."""
 
     meta = Metadata(required=True)

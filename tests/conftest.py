@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every tier uses: a configuration, the application over fakes, a client that speaks a version.
+
+Fakes are of what we own (the cluster, the hypervisor), never of rbd or QMP calls; tests look at answers and at what
+the fakes then hold, and the same contract suite runs on the fakes and on the real thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import flask
+import pytest
+from fakes_cluster import FakeCluster
+from fakes_hypervisor import FakeHypervisor
+from oslo_config import cfg
+from werkzeug.test import TestResponse
+
+from cinderlite import app as composition
+from cinderlite import config
+from cinderlite.context import Context, World
+from cinderlite.core import reconcile, types
+from cinderlite.db import migrate
+from cinderlite.db.session import Database
+
+PROJECT = "aaaaaaaa11114111811111111111aaaa"
+OTHER = "bbbbbbbb22224222822222222222bbbb"
+
+
+def configuration(directory: pathlib.Path, **overrides: Any) -> cfg.ConfigOpts:
+    """A configuration for tests: noauth on loopback, a database of its own."""
+    path = directory / "cinderlite.conf"
+    path.write_text(
+        "[DEFAULT]\nauth_strategy = noauth\nosapi_volume_listen = 127.0.0.1\nhost = testhost\n"
+        f"state_path = {directory}\n",
+        encoding="utf-8",
+    )
+    conf = config.load(["--config-file", str(path)])
+    for name, value in overrides.items():
+        group, _, option = name.rpartition("__")
+        conf.set_override(option, value, group or None)
+    return conf
+
+
+@pytest.fixture
+def conf(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> cfg.ConfigOpts:
+    """The configuration; `@pytest.mark.parametrize("conf", [{"quota_volumes": 2}], indirect=True)` overrides."""
+    return configuration(tmp_path, **getattr(request, "param", {}))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A migrated database with no rows, to be copied: migrating costs more than most tests."""
+    path = tmp_path_factory.mktemp("database") / "empty.sqlite"
+    migrate.upgrade(f"sqlite:///{path}")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def world(conf: cfg.ConfigOpts, empty_database: pathlib.Path) -> Iterator[World]:
+    """A world of fakes over a real database."""
+    path = pathlib.Path(conf.state_path) / "cinderlite.sqlite"
+    path.write_bytes(empty_database.read_bytes())
+    settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
+    made = World(settings, Database(f"sqlite:///{path}", 10), FakeCluster(), FakeHypervisor())  # type: ignore[arg-type]
+    types.ensure_default(made)
+    yield made
+    made.db.close()
+
+
+@pytest.fixture
+def application(conf: cfg.ConfigOpts, world: World) -> flask.Flask:
+    """The application over the world of fakes, with no background thread: tests call `settle` instead."""
+    return composition.create_app(conf, world)
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """Asks the application as somebody, at a version of each service."""
+
+    app: flask.Flask
+    headers: dict[str, str]
+
+    def at(self, version: str) -> Client:
+        """The same caller at another version: "3.60" of block storage or "2.89" of compute."""
+        service = "volume" if version.startswith("3") else "compute"
+        return dataclasses.replace(self, headers={**self.headers, "OpenStack-API-Version": f"{service} {version}"})
+
+    def with_headers(self, **headers: str) -> Client:
+        """The same caller with further headers; underscores stand for dashes."""
+        more = {name.replace("_", "-"): value for name, value in headers.items()}
+        return dataclasses.replace(self, headers={**self.headers, **more})
+
+    def request(self, method: str, path: str, body: Any = None) -> TestResponse:
+        """One request; the body goes as JSON."""
+        data = None if body is None else json.dumps(body)
+        kind = {} if body is None else {"content_type": "application/json"}
+        return self.app.test_client().open(path, method=method, data=data, headers=self.headers, **kind)
+
+    def get(self, path: str) -> TestResponse:
+        """GET."""
+        return self.request("GET", path)
+
+    def post(self, path: str, body: Any = None) -> TestResponse:
+        """POST."""
+        return self.request("POST", path, body)
+
+    def put(self, path: str, body: Any = None) -> TestResponse:
+        """PUT."""
+        return self.request("PUT", path, body)
+
+    def delete(self, path: str) -> TestResponse:
+        """DELETE."""
+        return self.request("DELETE", path)
+
+    def volume(self, **fields: Any) -> dict[str, Any]:
+        """Create a volume and answer it as it is afterwards."""
+        made = self.post("/v3/volumes", {"volume": {"size": 1, **fields}})
+        assert made.status_code == 202, made.text
+        return self.get(f"/v3/volumes/{made.json['volume']['id']}").json["volume"]  # type: ignore[no-any-return]
+
+
+class _Identities:
+    """A strategy for tests: headers X-Test-User, -Project, -Roles say who asks."""
+
+    def __call__(self, environ: dict[str, Any]) -> Any:
+        from cinderlite.api.auth import Identity
+
+        roles = frozenset(environ.get("HTTP_X_TEST_ROLES", "member,reader").split(","))
+        return Identity(environ.get("HTTP_X_TEST_USER", "alice"), environ.get("HTTP_X_TEST_PROJECT", PROJECT), roles)
+
+
+def _client(app: flask.Flask, project: str, roles: str, user: str) -> Client:
+    app.extensions["cinderlite"]._strategy = _Identities()
+    return Client(app, {"X-Test-Project": project, "X-Test-Roles": roles, "X-Test-User": user})
+
+
+@pytest.fixture
+def client(application: flask.Flask) -> Client:
+    """A member of the project."""
+    return _client(application, PROJECT, "member,reader", "alice")
+
+
+@pytest.fixture
+def reader(application: flask.Flask) -> Client:
+    """A reader of the same project."""
+    return _client(application, PROJECT, "reader", "rita")
+
+
+@pytest.fixture
+def stranger(application: flask.Flask) -> Client:
+    """A member of another project."""
+    return _client(application, OTHER, "member,reader", "bob")
+
+
+@pytest.fixture
+def admin(application: flask.Flask) -> Client:
+    """An administrator, of the first project."""
+    return _client(application, PROJECT, "admin,member,reader", "root")
+
+
+@pytest.fixture
+def ctx(world: World) -> Context:
+    """A member's context, for tests below HTTP."""
+    return Context(world, "alice", PROJECT, frozenset({"member", "reader"}), "req-test")
+
+
+def settle(world: World, passes: int = 3) -> None:
+    """What the background thread does, now: finish what has an intent, whatever its retry time."""
+    import sqlalchemy
+
+    from cinderlite.db import models
+
+    for _ in range(passes):
+        with world.db.write() as session:
+            for table in (models.Volume, models.Attachment):
+                session.execute(sqlalchemy.update(table).where(table.lease_owner.is_(None)).values(lease_until=0.0))
+        reconcile.once(world)
+
+
