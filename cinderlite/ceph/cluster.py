@@ -463,21 +463,16 @@ class Cluster:
                 self._give_back(here, connection)
 
     def _borrow(self, here: _Here) -> _Connection:
-        with here.lock:
-            if here.connection is not None:
-                here.connection.users += 1
-                return here.connection
+        if (connection := _current(here)) is not None:
+            return connection
         if not here.connecting.acquire(timeout=self._connect_timeout):
             raise errors.CephUnavailable("another thread is still connecting")
         try:
-            with here.lock:
-                if here.connection is not None:
-                    here.connection.users += 1
-                    return here.connection
-            connection = self._connect()
-            with here.lock:
-                connection.users += 1
-                here.connection = connection
+            if (connection := _current(here)) is None:
+                connection = self._connect()
+                with here.lock:
+                    connection.users += 1
+                    here.connection = connection
             return connection
         finally:
             here.connecting.release()
@@ -535,7 +530,8 @@ class Cluster:
                 # `stored` and `max_avail` are what users see, copies and erasure coding taken into account.
                 used, free = int(pool["stats"]["stored"]), int(pool["stats"]["max_avail"])
                 return Capacity(used + free, free, used, images.provisioned(connection.ioctx))
-        raise errors.CephError(f"The monitors know no pool {self.pool}.")
+        # Statistics come from the manager: for the first seconds of a pool, or of a manager, there are none.
+        raise errors.CephUnavailable(f"no statistics of pool {self.pool} yet")
 
     def _key(self, connection: _Connection) -> str | None:
         option = connection.rados.conf_get
@@ -574,6 +570,13 @@ os.register_at_fork(after_in_child=_after_fork)
 def _keep_for_ever(inherited: _Here) -> None:
     # Freeing a handle whose threads stayed in the parent waits for them for ever, also when the child exits.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+def _current(here: _Here) -> _Connection | None:
+    with here.lock:
+        if here.connection is not None:
+            here.connection.users += 1
+        return here.connection
 
 
 def _shut_down(connection: _Connection) -> threading.Thread:

@@ -1,0 +1,525 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `core` may expect of a cluster, tried on the fake and on a real one; and faults, on the real one alone.
+
+The real cluster is one node with one OSD, started for this module; whoever freezes a part of it thaws it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cinderlite import errors
+from cinderlite.ceph.cluster import BREAKER_SECONDS, FRESH_SECONDS, Cluster
+from fakes_cluster import FakeCluster
+
+GIB = 2**30
+real = pytest.mark.real
+Connect = Callable[..., Cluster]
+
+
+@pytest.fixture(scope="module")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if shutil.which("ceph-mon") is None:
+        pytest.skip("no Ceph on this machine")
+    pytest.importorskip("rbd")
+    from lab.ceph import Ceph
+
+    ceph = Ceph(tmp_path_factory.mktemp("ceph"))
+    ceph.start()
+    try:
+        yield ceph
+    finally:
+        ceph.stop()
+
+
+@pytest.fixture(scope="module")
+def connect(ceph: Any) -> Iterator[Connect]:
+    """A function that makes a Cluster with short time-outs; it takes whatever shall be otherwise."""
+    with contextlib.ExitStack() as made:
+
+        def connect(**otherwise: Any) -> Cluster:
+            settings: dict[str, Any] = {
+                "pool": ceph.pool,
+                "conffile": str(ceph.conf),
+                "user": ceph.user,
+                "connect_timeout": 2,
+                "mon_timeout": 1,
+                "osd_timeout": 1,
+                "call_timeout": 2.0,
+                "threads": 8,
+            }
+            cluster = Cluster(**settings | otherwise)
+            made.callback(cluster.close)
+            return cluster
+
+        yield connect
+
+
+@pytest.fixture(scope="module")
+def real_cluster(connect: Connect) -> Cluster:
+    return connect()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=real)])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "fake":
+        return FakeCluster()
+    found: Cluster = request.getfixturevalue("real_cluster")
+    return found
+
+
+@pytest.fixture
+def name() -> str:
+    return f"volume-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def watched(
+    request: pytest.FixtureRequest, cluster: Cluster
+) -> Callable[[str], contextlib.AbstractContextManager[Any]]:
+    """A context manager in which somebody else has the image of that name open."""
+    if not isinstance(cluster, FakeCluster):
+        ceph = request.getfixturevalue("ceph")
+        return lambda name: opened(ceph, name)
+    fake = cluster
+
+    @contextlib.contextmanager
+    def watched(name: str) -> Iterator[None]:
+        fake.watchers[name] = ["192.0.2.7:0/1"]
+        yield
+        del fake.watchers[name]
+
+    return watched
+
+
+@contextlib.contextmanager
+def opened(ceph: Any, name: str | None = None) -> Iterator[Any]:
+    """Another client's I/O context, and with a name that image open for writing."""
+    import rados
+    import rbd
+
+    client = rados.Rados(conffile=str(ceph.conf), name=f"client.{ceph.user}")
+    client.connect()
+    try:
+        with client.open_ioctx(ceph.pool) as ioctx:
+            if name is None:
+                yield ioctx
+            else:
+                with rbd.Image(ioctx, name):
+                    yield ioctx
+    finally:
+        client.shutdown()
+
+
+@contextlib.contextmanager
+def frozen(ceph: Any, part: str) -> Iterator[None]:
+    getattr(ceph, f"pause_{part}")()
+    try:
+        yield
+    finally:
+        getattr(ceph, f"resume_{part}")()
+
+
+def recovers(cluster: Cluster, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            cluster.check()
+        except errors.CephUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+# On both
+
+
+def test_the_fake_has_every_method_of_its_own() -> None:
+    public = {name for name, value in vars(Cluster).items() if callable(value) and not name.startswith("_")}
+    assert public <= set(vars(FakeCluster))
+
+
+def test_create_may_be_repeated(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    first = cluster.info(name)
+    cluster.create(name, GIB)
+    assert cluster.info(name) == first
+    assert first.size_bytes == GIB
+    assert first.watchers == []
+
+
+def test_create_refuses_another_size(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    with pytest.raises(errors.ImageExists, match=name):
+        cluster.create(name, 2 * GIB)
+    assert cluster.info(name).size_bytes == GIB
+
+
+def test_info_of_nothing(cluster: Cluster, name: str) -> None:
+    with pytest.raises(errors.ImageNotFound, match=name):
+        cluster.info(name)
+
+
+def test_trash_and_purge_may_be_repeated(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    image_id = cluster.info(name).id
+    assert cluster.trash(name) == image_id
+    assert cluster.trash(name) == image_id
+    assert (image_id, name) in cluster.trashed()
+    assert name not in cluster.images("volume-")
+    assert cluster.purge(image_id)
+    assert cluster.purge(image_id)
+    assert (image_id, name) not in cluster.trashed()
+    assert cluster.trash(name) is None
+
+
+def test_a_name_may_be_used_again_while_its_image_is_in_the_trash(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    old = cluster.trash(name)
+    cluster.create(name, 2 * GIB)
+    new = cluster.trash(name)
+    assert old
+    assert new
+    assert old != new
+    assert cluster.purge(old)
+    assert cluster.trash(name) == new
+
+
+def test_an_open_image_stays(cluster: Cluster, name: str, watched: Any) -> None:
+    cluster.create(name, GIB)
+    with watched(name):
+        (watcher,) = cluster.info(name).watchers
+        with pytest.raises(errors.ImageBusy) as raised:
+            cluster.trash(name)
+        assert watcher in str(raised.value)
+        assert name in cluster.images(name)
+    assert cluster.info(name).watchers == []
+    assert cluster.trash(name)
+
+
+def test_images_by_prefix(cluster: Cluster, name: str) -> None:
+    cluster.create(f"{name}-a", GIB)
+    cluster.create(f"{name}-b", GIB)
+    assert cluster.images(name) == {f"{name}-a", f"{name}-b"}
+    assert cluster.images("nothing-like-it") == set()
+
+
+def test_capacity(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    deadline = time.monotonic() + 20
+    while True:
+        # The manager of a cluster that was just made has no statistics yet.
+        try:
+            capacity = cluster.capacity()
+            break
+        except errors.CephUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert capacity.total_bytes >= capacity.free_bytes > 0
+    assert capacity.used_bytes >= 0
+    assert capacity.provisioned_bytes >= 0
+    assert cluster.capacity() == capacity
+
+
+def test_what_a_hypervisor_needs(cluster: Cluster) -> None:
+    for host, port in cluster.monitors():
+        assert "[" not in host
+        assert 0 < port < 65536
+    assert uuid.UUID(cluster.fsid())
+    key = cluster.key()
+    assert key
+    assert len(key) >= 40
+    assert key not in repr(cluster)
+
+
+def test_check_and_ping(cluster: Cluster) -> None:
+    cluster.check()
+    assert 0 <= cluster.ping() < 2
+
+
+# The fake's knobs, which the tests of `core` rely on
+
+
+def test_fake_down() -> None:
+    fake = FakeCluster()
+    fake.down = True
+    for call in (fake.check, fake.ping, fake.capacity, lambda: fake.create("a", GIB), lambda: fake.trash("a")):
+        with pytest.raises(errors.CephUnavailable):
+            call()
+
+
+def test_fake_stuck() -> None:
+    fake = FakeCluster()
+    fake.stuck = True
+    with pytest.raises(errors.CephTimeout) as raised:
+        fake.create("a", GIB)
+    with pytest.raises(errors.CephUnavailable):
+        fake.info("a")
+    assert raised.value.pending is not None
+    assert not raised.value.pending.done()
+    fake.release()
+    assert raised.value.pending.done()
+    assert fake.info("a").size_bytes == GIB
+
+
+# Faults
+
+
+@real
+def test_osd_frozen(ceph: Any, connect: Connect, name: str) -> None:
+    cluster = connect(osd_timeout=30, call_timeout=1.0)
+    cluster.check()
+    with frozen(ceph, "osd"):
+        with pytest.raises(errors.CephTimeout) as raised:
+            cluster.create(name, GIB)
+        started = time.monotonic()
+        with pytest.raises(errors.CephUnavailable):
+            cluster.check()
+        assert time.monotonic() - started < 1.5
+        started = time.monotonic()
+        for call in (cluster.check, lambda: cluster.info(name)):
+            with pytest.raises(errors.CephUnavailable):
+                call()
+        assert time.monotonic() - started < 0.1, "a known fault and an image in doubt are refused at once"
+    assert raised.value.pending is not None
+    raised.value.pending.exception(20)
+    recovers(cluster)
+    cluster.create(name, GIB)
+    assert cluster.info(name).size_bytes == GIB
+
+
+@real
+def test_osd_frozen_and_librados_notices(ceph: Any, connect: Connect, name: str) -> None:
+    cluster = connect(osd_timeout=1, call_timeout=10.0)
+    cluster.check()
+    time.sleep(FRESH_SECONDS)
+    with frozen(ceph, "osd"):
+        started = time.monotonic()
+        with pytest.raises(errors.CephUnavailable):
+            cluster.check()
+        with pytest.raises(errors.Unavailable):
+            cluster.create(name, GIB)
+        assert time.monotonic() - started < 9
+    recovers(cluster)
+    cluster.create(name, GIB)
+
+
+@real
+def test_mon_frozen(ceph: Any, connect: Connect, name: str) -> None:
+    cluster = connect()
+    cluster.create(name, GIB)
+    with frozen(ceph, "mon"):
+        started = time.monotonic()
+        with pytest.raises(errors.Unavailable):
+            cluster.ping()
+        with pytest.raises(errors.CephTimeout) as raised:
+            cluster.trash(name)
+        assert time.monotonic() - started < 5
+        with pytest.raises(errors.CephUnavailable):
+            cluster.check()
+    assert raised.value.pending is not None
+    assert raised.value.pending.exception(30) is None
+    recovers(cluster)
+    image_id = cluster.trash(name)
+    assert image_id == raised.value.pending.result()
+    assert image_id
+    assert cluster.purge(image_id)
+
+
+@real
+def test_stuck_calls_are_bounded(ceph: Any, connect: Connect, name: str) -> None:
+    cluster = connect(osd_timeout=30, call_timeout=0.5, threads=2)
+    cluster.check()
+    with frozen(ceph, "osd"):
+        for number in range(2):
+            with pytest.raises(errors.CephTimeout):
+                cluster.create(f"{name}-{number}", GIB)
+        started = time.monotonic()
+        for number in range(20):
+            with pytest.raises(errors.CephUnavailable, match="stuck"):
+                cluster.create(f"{name}-more-{number}", GIB)
+        assert time.monotonic() - started < 0.2
+    recovers(cluster)
+    assert not cluster.images(f"{name}-more")
+
+
+@real
+def test_one_prober_at_a_time(ceph: Any, connect: Connect) -> None:
+    probes: list[bool] = []
+    cluster = connect(osd_timeout=1, observe=lambda verb, _, ok: probes.append(ok) if verb == "probe" else None)
+    cluster.check()
+    time.sleep(FRESH_SECONDS)
+    with frozen(ceph, "osd"), ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(cluster.check) for _ in range(8)]
+        assert all(isinstance(result.exception(10), errors.CephUnavailable) for result in results)
+    assert probes == [True, False]
+    time.sleep(BREAKER_SECONDS)
+    recovers(cluster)
+
+
+@real
+def test_no_monitor(connect: Connect, tmp_path: pathlib.Path, ceph: Any) -> None:
+    conf = tmp_path / "ceph.conf"
+    conf.write_text(f"[global]\nmon host = 127.0.0.1:1\nkeyring = {tmp_path}/keyring\n")
+    (tmp_path / "keyring").write_text(f"[client.{ceph.user}]\nkey = AQCWUYZnAAAAABAAW4D1J5pVdUCIMyA8hbDEcg==\n")
+    started = time.monotonic()
+    with pytest.raises(errors.CephUnavailable, match=r"no (monitor|key|connection)"):
+        connect(conffile=str(conf), connect_timeout=1).check()
+    assert time.monotonic() - started < 3
+
+
+@real
+@pytest.mark.parametrize(
+    ("otherwise", "says"),
+    [
+        ({"user": "stranger"}, "key of client.stranger"),
+        ({"pool": "puddle"}, "no pool puddle"),
+        ({"conffile": "/no"}, "/no"),
+    ],
+)
+def test_wrong_settings_are_named(connect: Connect, otherwise: dict[str, Any], says: str) -> None:
+    with pytest.raises(errors.CephUnavailable, match=says):
+        connect(**otherwise).check()
+
+
+@real
+def test_wrong_key(connect: Connect, real_cluster: Cluster, tmp_path: pathlib.Path, ceph: Any) -> None:
+    wrong = "AQCWUYZnAAAAABAAW4D1J5pVdUCIMyA8hbDEcg=="
+    (tmp_path / "keyring").write_text(f"[client.{ceph.user}]\n\tkey = {wrong}\n")
+    lines = pathlib.Path(ceph.conf).read_text().splitlines()
+    kept = [line for line in lines if line.replace("_", " ").split("=")[0].strip() != "keyring"]
+    at = next(number for number, line in enumerate(kept) if line.strip() == "[global]")
+    kept.insert(at + 1, f"keyring = {tmp_path}/keyring")
+    (tmp_path / "ceph.conf").write_text("\n".join(kept) + "\n")
+    with pytest.raises(errors.CephUnavailable, match="refuses the key") as raised:
+        connect(conffile=str(tmp_path / "ceph.conf")).check()
+    assert wrong not in str(raised.value)
+
+
+@real
+def test_blocklisted(ceph: Any, connect: Connect, name: str) -> None:
+    cluster = connect(call_timeout=5.0)
+    cluster.create(name, GIB)
+    assert cluster._here.connection
+    (address,) = cluster._here.connection.addresses
+    command = ["ceph", "-c", str(ceph.conf), "osd", "blocklist", "add", address]
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
+    deadline = time.monotonic() + 10
+    while cluster._here.connection is not None and address in cluster._here.connection.addresses:
+        cluster.create(name, GIB)
+        assert time.monotonic() < deadline, "the blocklist never reached the OSD"
+    assert cluster.trash(name)
+
+
+@real
+def test_half_made_image_is_made_anew(ceph: Any, real_cluster: Cluster, name: str) -> None:
+    real_cluster.create(name, GIB)
+    with opened(ceph) as ioctx:
+        ioctx.remove_object(f"rbd_header.{real_cluster.info(name).id}")
+    with pytest.raises(errors.ImageNotFound):
+        real_cluster.info(name)
+    real_cluster.create(name, 2 * GIB)
+    assert real_cluster.info(name).size_bytes == 2 * GIB
+
+
+@real
+def test_purge_waits_for_watchers_and_refuses_parents(ceph: Any, real_cluster: Cluster, name: str) -> None:
+    import rbd
+
+    real_cluster.create(name, GIB)
+    image_id = real_cluster.trash(name)
+    assert image_id
+    with opened(ceph) as ioctx:
+        with rbd.Image(ioctx, image_id=image_id) as image:
+            assert not real_cluster.purge(image_id)
+            image.create_snap("s")
+        with pytest.raises(errors.ImageBusy, match="snapshots"):
+            real_cluster.purge(image_id)
+        with rbd.Image(ioctx, image_id=image_id) as image:
+            image.remove_snap("s")
+    assert real_cluster.purge(image_id)
+
+
+@real
+def test_eight_threads(real_cluster: Cluster, name: str) -> None:
+    def life(number: int) -> bool:
+        for turn in range(5):
+            image = f"{name}-{number}-{turn}"
+            real_cluster.create(image, GIB)
+            assert real_cluster.info(image).size_bytes == GIB
+            image_id = real_cluster.trash(image)
+            assert image_id
+            assert real_cluster.purge(image_id)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(life, range(8)))
+    assert not real_cluster.images(name)
+
+
+@real
+def test_after_fork(real_cluster: Cluster, name: str) -> None:
+    real_cluster.create(name, GIB)
+    child = os.fork()
+    if not child:
+        # Nothing of pytest may run on in the child, whatever happens.
+        code = 1
+        try:
+            real_cluster.create(name, GIB)
+            code = 0 if real_cluster.info(name).size_bytes == GIB else 2
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+        time.sleep(0.02)
+    assert ended[1] == 0
+    assert real_cluster.info(name).size_bytes == GIB
+
+
+_DIES_WITH_A_CALL_IN_HAND = """
+import sys
+from cinderlite import errors
+from cinderlite.ceph.cluster import Cluster
+
+cluster = Cluster(pool=sys.argv[1], conffile=sys.argv[2], user=sys.argv[3], connect_timeout=2, mon_timeout=2,
+                  osd_timeout=60, call_timeout=0.5, threads=2)
+cluster.check()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    cluster.create(sys.argv[4], 1 << 30)
+except errors.CephTimeout:
+    print("timeout", flush=True)
+"""
+
+
+@real
+def test_a_stuck_call_does_not_hold_up_the_exit(ceph: Any, name: str) -> None:
+    command = [sys.executable, "-c", _DIES_WITH_A_CALL_IN_HAND, ceph.pool, str(ceph.conf), ceph.user, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        killer = threading.Timer(20, process.kill)
+        killer.start()
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        with frozen(ceph, "osd"):
+            out, _ = process.communicate("go\n", timeout=10)
+        killer.cancel()
+    assert out == "timeout\n"
+    assert process.returncode == 0

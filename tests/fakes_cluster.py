@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster in dicts: what `cinderlite.ceph.cluster.Cluster` shows, without Ceph.
+
+It records no calls: tests look at its `stored` images and its `bin`. What a newcomer gets wrong first: a rule added
+here alone proves nothing. `tests/contract/test_cluster.py` runs on this one and on a real cluster; it goes there first.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from cinderlite import errors
+from cinderlite.ceph.cluster import Capacity, Cluster
+from cinderlite.ceph.images import ImageInfo
+
+_TOTAL = 100 * 2**30
+
+
+class FakeCluster(Cluster):
+    """Knobs: `down` refuses everything, `stuck` lets calls on images begin and not end before `release()`.
+
+    `watchers` are the foreign clients by image name, `children` the ids of images in the trash that clones need.
+    """
+
+    def __init__(self, *, pool: str = "volumes", user: str | None = "cinderlite") -> None:
+        # Not Cluster's own: there is nothing to connect, and no threads are wanted.
+        self.pool = pool
+        self.user = user
+        self.down = False
+        self.stuck = False
+        self.watchers: dict[str, list[str]] = {}
+        self.children: set[str] = set()
+        #: name → (id, bytes)
+        self.stored: dict[str, tuple[str, int]] = {}
+        #: id → former name, oldest first
+        self.bin: dict[str, str] = {}
+        self.monitor_map = [("127.0.0.1", 6789)]
+        self.base64_key: str | None = "AQBmYWtlIGtleSBub3QgYSBzZWNyZXQgYXQgYWxsIQ=="
+        self.cluster_id = str(uuid.UUID(int=1))
+        self._lock = threading.Lock()
+        self._in_doubt: dict[str, tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<FakeCluster pool={self.pool} user={self.user}>"
+
+    def release(self) -> None:
+        """End every stuck call, with its effect, in the order of their begin."""
+        self.stuck = False
+        for subject in list(self._in_doubt):
+            step, future = self._in_doubt.pop(subject)
+            try:
+                result = step()
+            except errors.CephError as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    def check(self) -> None:
+        if self.down:
+            raise errors.CephUnavailable("the fake is down")
+
+    def ping(self, seconds: float | None = None) -> float:
+        del seconds
+        self.check()
+        return 0.0
+
+    def create(self, name: str, size_bytes: int) -> None:
+        def step() -> None:
+            _, found = self.stored.setdefault(name, (uuid.uuid4().hex[:12], size_bytes))
+            if found != size_bytes:
+                raise errors.ImageExists(name)
+
+        self._do(name, step)
+
+    def info(self, name: str) -> ImageInfo:
+        info: ImageInfo = self._do(name, lambda: self._look(name))
+        return info
+
+    def trash(self, name: str) -> str | None:
+        def step() -> str | None:
+            if name not in self.stored:
+                ids = [image_id for image_id, former in self.bin.items() if former == name]
+                return ids[-1] if ids else None
+            found = self._look(name)
+            if found.watchers:
+                raise errors.ImageBusy(name, ", ".join(found.watchers))
+            del self.stored[name]
+            self.bin[found.id] = name
+            return found.id
+
+        image_id: str | None = self._do(name, step)
+        return image_id
+
+    def purge(self, image_id: str) -> bool:
+        def step() -> bool:
+            name = self.bin.get(image_id)
+            if name is not None and self.watchers.get(name):
+                return False
+            if image_id in self.children:
+                raise errors.ImageBusy(image_id, "its snapshots or clones")
+            self.bin.pop(image_id, None)
+            return True
+
+        return bool(self._do(image_id, step))
+
+    def images(self, prefix: str) -> set[str]:
+        self.check()
+        return {name for name in self.stored if name.startswith(prefix)}
+
+    def trashed(self) -> list[tuple[str, str]]:
+        self.check()
+        return list(self.bin.items())
+
+    def capacity(self) -> Capacity:
+        self.check()
+        return Capacity(_TOTAL, _TOTAL, 0, sum(size for _, size in self.stored.values()))
+
+    def monitors(self) -> list[tuple[str, int]]:
+        self.check()
+        return list(self.monitor_map)
+
+    def key(self) -> str | None:
+        self.check()
+        return self.base64_key
+
+    def fsid(self) -> str:
+        self.check()
+        return self.cluster_id
+
+    def close(self) -> None:
+        self.down = True
+
+    def _look(self, name: str) -> ImageInfo:
+        if name not in self.stored:
+            raise errors.ImageNotFound(name)
+        image_id, size_bytes = self.stored[name]
+        return ImageInfo(image_id, size_bytes, sorted(self.watchers.get(name, ())))
+
+    def _do(self, subject: str, step: Callable[[], Any]) -> Any:
+        self.check()
+        with self._lock:
+            if subject in self._in_doubt:
+                raise errors.CephUnavailable(f"an earlier call on {subject} has not ended yet")
+            if self.stuck:
+                pending: concurrent.futures.Future[Any] = concurrent.futures.Future()
+                self._in_doubt[subject] = step, pending
+                raise errors.CephTimeout("the fake is stuck", pending)
+            return step()
