@@ -16,7 +16,6 @@ from typing import Any
 
 import flask
 import pytest
-from fakes_cluster import FakeCluster
 from fakes_hypervisor import FakeHypervisor
 from oslo_config import cfg
 from werkzeug.test import TestResponse
@@ -27,6 +26,7 @@ from cinderlite.context import Context, World
 from cinderlite.core import reconcile, types
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
+from fakes_cluster import FakeCluster
 
 PROJECT = "aaaaaaaa11114111811111111111aaaa"
 OTHER = "bbbbbbbb22224222822222222222bbbb"
@@ -184,5 +184,3 @@ def settle(world: World, passes: int = 3) -> None:
             for table in (models.Volume, models.Attachment):
                 session.execute(sqlalchemy.update(table).where(table.lease_owner.is_(None)).values(lease_until=0.0))
         reconcile.once(world)
-
-

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A one-node Ceph in a directory, on loopback, without systemd: one monitor, one manager, one OSD on a sparse file.
+
+It answers about ten seconds after its first start. Good for tests and for a demonstration, never for data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import uuid
+
+from lab.process import LabError, end, free_ports, pid_in, run, wait
+
+_CONF = """\
+[global]
+fsid = {fsid}
+mon host = [v2:127.0.0.1:{port},v1:127.0.0.1:{port1}]
+public network = 127.0.0.0/8
+auth cluster required = cephx
+auth service required = cephx
+auth client required = cephx
+auth allow insecure global id reclaim = false
+run dir = {dir}/run
+log file = {dir}/log/$name.log
+admin socket = {dir}/run/$name.$pid.asok
+pid file = {dir}/run/$name.pid
+crash dir = {dir}/crash
+keyring = {dir}/$name.keyring
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 8
+osd pool default pg autoscale mode = off
+osd crush chooseleaf type = 0
+mon allow pool delete = true
+mon allow pool size one = true
+mon warn on pool no redundancy = false
+mon data avail warn = 1
+mon data avail crit = 1
+mgr initial modules =
+mon data = {dir}/mon
+mgr data = {dir}/mgr
+osd data = {dir}/osd
+osd objectstore = bluestore
+bluestore block size = {block_size}
+osd memory target = 939524096
+{extra}
+"""
+#: A real cluster's monitors propose once a second; a test suite would spend its time waiting for that.
+_FAST_PAXOS = "paxos propose interval = 0.05\npaxos min wait = 0.01"
+
+
+class Ceph:
+    """One cluster. `osd_size_gib` is the size of its one disk, a sparse file."""
+
+    pool = "volumes"
+    user = "cinderlite"
+
+    def __init__(
+        self, directory: pathlib.Path, *, osd_size_gib: int = 10, fast_paxos: bool = True, port: int | None = None
+    ) -> None:
+        self.directory = directory
+        self.conf = directory / "ceph.conf"
+        self._size = osd_size_gib
+        self._fast = fast_paxos
+        self._port = port
+
+    # -- life
+
+    def start(self) -> None:
+        """Start what does not run, after making what does not exist. Raises LabError."""
+        if not (self.directory / "made").exists():
+            self._make()
+        for daemon in ("mon", "mgr", "osd"):
+            if not self._pid(daemon):
+                run([f"ceph-{daemon}", "-c", self.conf, "-i", self._name(daemon)], timeout=60)
+        wait(self._answers, timeout=60, what="Ceph to answer")
+        self._provide()
+
+    def stop(self) -> None:
+        """End every daemon, the monitor last."""
+        for daemon in ("mgr", "osd", "mon"):
+            end(self._pid_file(daemon), str(self.conf))
+
+    def destroy(self) -> None:
+        """End every daemon at once and remove the data."""
+        for daemon in ("mgr", "osd", "mon"):
+            end(self._pid_file(daemon), str(self.conf), kill=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def running(self) -> bool:
+        """Whether all three daemons live."""
+        return all(self._pid(daemon) for daemon in ("mon", "mgr", "osd"))
+
+    # -- use
+
+    def command(self, *arguments: str, timeout: float = 30) -> str:
+        """Run `ceph` as the administrator and return what it printed."""
+        limit = str(int(timeout))
+        return run(["ceph", "-c", self.conf, "--connect-timeout", limit, *arguments], timeout=timeout + 5)
+
+    def rbd(self, *arguments: str, timeout: float = 60) -> str:
+        """Run `rbd` as the administrator and return what it printed."""
+        return run(["rbd", "-c", str(self.conf), *arguments], timeout=timeout)
+
+    def images(self) -> list[str]:
+        """Names of the images in the pool."""
+        return self.rbd("ls", self.pool).split()
+
+    def trash(self) -> list[str]:
+        """Former names of the images in the pool's trash."""
+        return [entry["name"] for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]")]
+
+    def watchers(self, image: str) -> list[str]:
+        """Addresses of the clients that have an image open."""
+        status = json.loads(self.rbd("status", f"{self.pool}/{image}", "--format", "json"))
+        return [watcher["address"] for watcher in status.get("watchers", [])]
+
+    # -- faults
+
+    def pause_osd(self) -> None:
+        """Freeze the OSD: its peers wait for it, as for a disk that hangs."""
+        self._signal("osd", signal.SIGSTOP)
+
+    def resume_osd(self) -> None:
+        """Let the OSD go on."""
+        self._signal("osd", signal.SIGCONT)
+
+    def pause_mon(self) -> None:
+        """Freeze the monitor."""
+        self._signal("mon", signal.SIGSTOP)
+
+    def resume_mon(self) -> None:
+        """Let the monitor go on."""
+        self._signal("mon", signal.SIGCONT)
+
+    # -- inside
+
+    @staticmethod
+    def _name(daemon: str) -> str:
+        return {"mon": "a", "mgr": "x", "osd": "0"}[daemon]
+
+    def _pid_file(self, daemon: str) -> pathlib.Path:
+        return self.directory / "run" / f"{daemon}.{self._name(daemon)}.pid"
+
+    def _pid(self, daemon: str) -> int | None:
+        return pid_in(self._pid_file(daemon), str(self.conf))
+
+    def _signal(self, daemon: str, number: signal.Signals) -> None:
+        pid = self._pid(daemon)
+        if pid is None:
+            raise LabError(f"ceph-{daemon} does not run")
+        os.kill(pid, number)
+
+    def _answers(self) -> bool:
+        try:
+            status = json.loads(self.command("status", "--format", "json", timeout=5))
+        except LabError:
+            return False
+        osds = status["osdmap"]
+        return bool(osds.get("num_up_osds") and status["mgrmap"].get("available"))
+
+    def _make(self) -> None:
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        for name in ("run", "log", "crash", "mon", "mgr", "osd"):
+            (self.directory / name).mkdir(parents=True)
+        self.directory.chmod(0o700)
+        port = self._port or free_ports(2)
+        fsid = str(uuid.uuid4())
+        extra = _FAST_PAXOS if self._fast else ""
+        self.conf.write_text(
+            _CONF.format(
+                fsid=fsid, port=port, port1=port + 1, dir=self.directory, block_size=self._size * 2**30, extra=extra
+            ),
+            encoding="ascii",
+        )
+        self._make_mon_and_mgr(fsid, port)
+        self._make_osd()
+        (self.directory / "made").touch()
+
+    def _make_mon_and_mgr(self, fsid: str, port: int) -> None:
+        here = self.directory
+        admin, mon, mgr = here / "client.admin.keyring", here / "mon.keyring", here / "mgr.x.keyring"
+        everything = ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *"]
+        make = ["ceph-authtool", "--create-keyring", "--gen-key"]
+        run([*make, admin, "-n", "client.admin", *everything])
+        run([*make, mon, "-n", "mon.", "--cap", "mon", "allow *"])
+        run([*make, mgr, "-n", "mgr.x", "--cap", "mon", "allow profile mgr", "--cap", "osd", "allow *"])
+        for keyring in (admin, mgr):
+            run(["ceph-authtool", mon, "--import-keyring", keyring])
+        address = f"[v2:127.0.0.1:{port},v1:127.0.0.1:{port + 1}]"
+        run(["monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, here / "monmap"])
+        run(["ceph-mon", "-c", self.conf, "--mkfs", "-i", "a", "--monmap", here / "monmap", "--keyring", mon])
+        # The monitor looks for its own keyring under its data directory from now on.
+        run(["ceph-mon", "-c", self.conf, "-i", "a"])
+
+    def _make_osd(self) -> None:
+        keyring = self.directory / "osd.0.keyring"
+        run(["ceph-authtool", "--create-keyring", "--gen-key", keyring, "-n", "osd.0"])
+        secret = run(["ceph-authtool", "-p", "-n", "osd.0", keyring]).strip()
+        osd = str(uuid.uuid4())
+        run(
+            ["ceph", "-c", self.conf, "--connect-timeout", "30", "osd", "new", osd, "-i", "-"],
+            stdin=json.dumps({"cephx_secret": secret}),
+        )
+        run(["ceph-osd", "-c", self.conf, "-i", "0", "--mkfs", "--osd-uuid", osd], timeout=120)
+
+    def _provide(self) -> None:
+        """The pool and the service's own user, once."""
+        keyring = self.directory / f"client.{self.user}.keyring"
+        if keyring.exists():
+            return
+        if self.pool not in self.command("osd", "pool", "ls").split():
+            self.command("osd", "pool", "create", self.pool, "8")
+        self.rbd("pool", "init", self.pool)
+        rights = [part for service in ("osd", "mgr") for part in (service, f"profile rbd pool={self.pool}")]
+        made = self.command("auth", "get-or-create", f"client.{self.user}", "mon", "profile rbd", *rights)
+        keyring.touch(mode=0o600)
+        keyring.write_text(made, encoding="ascii")

@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small real Linux guests under QEMU: the distribution's kernel, a busybox, and an agent that runs what it is told.
+
+The guest makes the links in /dev/disk/by-id as udev would, so that a test finds a disk the way a Kubernetes node
+does. Emulated (TCG) unless KVM has been *proven* to boot a guest here: nested machines often have /dev/kvm and hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import lzma
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid as uuids
+from typing import Any
+
+from lab.process import LabError, end, pid_in, run, wait
+
+MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "shpchp")
+
+_INIT = """\
+#!/bin/sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /mnt
+/bin/busybox mount -t proc none /proc
+/bin/busybox --install -s /bin
+mount -t sysfs none /sys; mount -t devtmpfs none /dev
+for module in $(cat /modules/order); do insmod /modules/$module 2>/dev/null; done
+mkdir -p /dev/disk/by-id
+while :; do
+    port=$(ls /sys/class/virtio-ports 2>/dev/null | head -n 1)
+    [ -n "$port" ] && [ -e /dev/$port ] && break
+    sleep 0.1
+done
+exec 3<>/dev/$port
+while :; do
+    if read -r line <&3; then
+        ( eval "$line" ) > /tmp/out 2>&1 < /dev/null; code=$?
+        cat /tmp/out >&3; echo "<<end $code>>" >&3
+    else
+        sleep 0.1
+    fi
+done
+"""
+
+#: Prints a line "link device" for each disk, after making the links; the names are those that udev's rules give.
+_DISKS = """\
+#!/bin/sh
+rm -f /dev/disk/by-id/*
+for path in /sys/block/vd* /sys/block/sd*; do
+    [ -e "$path" ] || continue
+    name=${path##*/}; serial=
+    case $name in
+    vd*) serial=$(cat $path/serial 2>/dev/null); link=virtio-$serial ;;
+    sd*) serial=$(tail -c +5 $path/device/vpd_pg80 2>/dev/null); link=scsi-0QEMU_QEMU_HARDDISK_$serial ;;
+    esac
+    [ -n "$serial" ] || continue
+    ln -s ../../$name /dev/disk/by-id/$link
+    echo "$link /dev/$name"
+done
+"""
+
+
+def kernel() -> pathlib.Path:
+    """The newest cloud kernel of the distribution. Raises LabError."""
+    found = sorted(pathlib.Path("/boot").glob("vmlinuz-*-cloud-amd64"))
+    if not found:
+        raise LabError("no kernel for the guests: install linux-image-cloud-amd64")
+    return found[-1]
+
+
+def _module_files(release: str) -> list[pathlib.Path]:
+    """The modules that a guest needs with all that they depend on, in the order of loading."""
+    root = pathlib.Path("/lib/modules") / release
+    needs: dict[str, list[str]] = {}
+    for line in (root / "modules.dep").read_text(encoding="utf-8").splitlines():
+        path, _, others = line.partition(":")
+        needs[path] = others.split()
+    by_name = {pathlib.PurePath(path).name.split(".")[0].replace("-", "_"): path for path in needs}
+    ordered: list[str] = []
+
+    def add(path: str) -> None:
+        for other in needs[path]:
+            add(other)
+        if path not in ordered:
+            ordered.append(path)
+
+    for name in MODULES:
+        if name in by_name:  # The others are part of the kernel itself.
+            add(by_name[name])
+    return [root / path for path in ordered]
+
+
+def _plain(path: pathlib.Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+def initramfs(directory: pathlib.Path) -> pathlib.Path:
+    """The guests' file system for the newest kernel, made once and kept in `directory`."""
+    release = kernel().name.removeprefix("vmlinuz-")
+    made = directory / f"initramfs-{release}.gz"
+    if made.exists():
+        return made
+    root = directory / f"initramfs-{release}"
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "bin").mkdir(parents=True)
+    (root / "modules").mkdir()
+    shutil.copy2("/bin/busybox", root / "bin" / "busybox")
+    for name, text in (("init", _INIT), ("bin/disks", _DISKS)):
+        (root / name).write_text(text, encoding="ascii")
+        (root / name).chmod(0o755)
+    (root / "bin" / "sh").symlink_to("busybox")
+    names = []
+    for module in _module_files(release):
+        name = module.name.split(".ko")[0] + ".ko"
+        (root / "modules" / name).write_bytes(_plain(module))
+        names.append(name)
+    (root / "modules" / "order").write_text("\n".join(names), encoding="ascii")
+    listing = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))) + "\n"
+    packed = subprocess.run(
+        ["cpio", "--quiet", "-o", "-H", "newc"],
+        input=listing.encode(),
+        capture_output=True,
+        check=True,
+        cwd=root,
+        timeout=60,
+    )
+    partial = directory / f"{made.name}.part"
+    partial.write_bytes(gzip.compress(packed.stdout, 1))
+    partial.rename(made)
+    shutil.rmtree(root)
+    return made
+
+
+class Guest:
+    """One VM. `directory` holds what belongs to it, `sockets` the monitor and owner file for cinderlite.
+
+    `ports` empty hot-plug ports (q35 only), `scsi` a virtio-scsi controller, `memory` in MiB.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        name: str,
+        *,
+        project: str = "demo",
+        sockets: pathlib.Path | None = None,
+        uuid: str | None = None,
+        machine: str = "q35",
+        ports: int = 4,
+        scsi: bool = False,
+        memory: int = 160,
+        guest_os: bool = True,
+        accelerator: str = "tcg",
+    ) -> None:
+        self.directory = directory / name
+        self.sockets = sockets or directory / "sockets"
+        self.name = name
+        self.project = project
+        self.machine, self.ports, self.scsi, self.memory = machine, ports, scsi, memory
+        self.guest_os = guest_os
+        self.accelerator = accelerator
+        self.images = directory
+        self.uuid = uuid or self._kept_uuid() or str(uuids.uuid4())
+        self.socket = self.sockets / f"{name}.sock"
+        self._private = self.directory / "private.sock"
+        self._agent = self.directory / "agent.sock"
+        self._pid_file = self.directory / "pid"
+
+    # -- life
+
+    def start(self, *, wait_for_os: bool = True) -> None:
+        """Start the VM if it does not run. Raises LabError."""
+        if self.running():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.sockets.mkdir(parents=True, exist_ok=True)
+        for path in (self.socket, self._private, self._agent):
+            path.unlink(missing_ok=True)
+        (self.directory / "uuid").write_text(self.uuid, encoding="ascii")
+        self._write_owner()
+        before = os.umask(0o177)  # A monitor is root over its VM: nobody else may open the sockets.
+        try:
+            run(self._arguments(), timeout=30)
+        finally:
+            os.umask(before)
+        if wait_for_os and self.guest_os:
+            self.ready()
+
+    def ready(self, timeout: float = 90) -> None:
+        """Wait until the guest's agent answers."""
+        wait(self._answers, timeout=timeout, what=f"guest {self.name} to boot")
+
+    def stop(self) -> bool:
+        """End the VM; True if it ran."""
+        return end(self._pid_file, str(self.directory))
+
+    def kill(self) -> None:
+        """End the VM as a crash would."""
+        end(self._pid_file, str(self.directory), kill=True)
+
+    def forget(self) -> None:
+        """End the VM and remove what belongs to it, as an orchestrator that deletes a server."""
+        self.kill()
+        for path in (self.socket, self.socket.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The QEMU process, None if it does not run."""
+        return pid_in(self._pid_file, str(self.directory))
+
+    def running(self) -> bool:
+        """Whether the QEMU process lives."""
+        return self.pid is not None
+
+    def freeze(self) -> None:
+        """Stop the whole QEMU process, its monitors included, as on a host that hangs."""
+        os.kill(self.pid or 0, signal.SIGSTOP)
+
+    def unfreeze(self) -> None:
+        """Let the QEMU process go on."""
+        os.kill(self.pid or 0, signal.SIGCONT)
+
+    # -- inside the guest
+
+    def run(self, command: str, timeout: float = 30) -> str:
+        """Run a line of shell in the guest and return what it printed. Raises LabError."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as agent:
+            agent.settimeout(timeout)
+            try:
+                agent.connect(str(self._agent))
+                agent.sendall(command.encode() + b"\n")
+                said = b""
+                while b"<<end " not in said or not said.endswith(b">>\n"):
+                    part = agent.recv(65536)
+                    if not part:
+                        raise LabError(f"guest {self.name} closed its agent's channel")
+                    said += part
+            except OSError as error:
+                raise LabError(f"guest {self.name} did not answer to {command!r}: {error}") from error
+        text, _, code = said.decode(errors="replace").rpartition("<<end ")
+        if code.strip() != "0>>":
+            raise LabError(f"in guest {self.name} {command!r} failed: {text.strip()}")
+        return text
+
+    def disks(self) -> dict[str, str]:
+        """Links in /dev/disk/by-id → devices."""
+        return dict(line.split(maxsplit=1) for line in self.run("disks").splitlines())
+
+    def find(self, volume_id: str) -> str | None:
+        """The device whose serial number is a volume's id, as a Kubernetes node finds it; None if there is none."""
+        for link, device in self.disks().items():
+            if link in (f"virtio-{volume_id[:20]}", f"scsi-0QEMU_QEMU_HARDDISK_{volume_id}"):
+                return device
+        return None
+
+    def wait_disk(self, volume_id: str, timeout: float = 20) -> str:
+        """Wait for a volume's disk to appear and return its device."""
+        wait(lambda: self.find(volume_id) is not None, timeout=timeout, what=f"disk {volume_id} in {self.name}")
+        return self.find(volume_id) or ""
+
+    def wait_no_disk(self, volume_id: str, timeout: float = 20) -> None:
+        """Wait for a volume's disk to be gone."""
+        wait(lambda: self.find(volume_id) is None, timeout=timeout, what=f"disk {volume_id} to leave {self.name}")
+
+    def write(self, device: str, seed: str, mib: int = 4) -> str:
+        """Write a pattern that follows from `seed` to the start of a device and return the sha256 of what was read."""
+        word = shlex.quote(seed)
+        self.run(f"yes {word} | dd of={device} bs=1M count={mib} iflag=fullblock conv=fsync 2>/dev/null", timeout=120)
+        return self.sha256(device, mib)
+
+    def sha256(self, device: str, mib: int = 4) -> str:
+        """The sha256 of a device's start, read past the guest's cache."""
+        self.run("sync; echo 3 > /proc/sys/vm/drop_caches")
+        return self.run(f"dd if={device} bs=1M count={mib} 2>/dev/null | sha256sum", timeout=120).split()[0]
+
+    # -- from outside
+
+    def qmp(self, command: str, timeout: float = 15, **arguments: Any) -> Any:
+        """One command over a monitor that is not cinderlite's. Raises LabError with QEMU's complaint."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:
+            monitor.settimeout(timeout)
+            monitor.connect(str(self._private))
+            with monitor.makefile("rw", encoding="utf-8") as stream:
+                stream.readline()
+                for word, values in (("qmp_capabilities", {}), (command, arguments)):
+                    stream.write(json.dumps({"execute": word, "arguments": values}) + "\n")
+                    stream.flush()
+                    while True:
+                        said = json.loads(stream.readline())
+                        if "event" not in said:
+                            break
+        if "error" in said:
+            raise LabError(f"{command}: {said['error']['desc']}")
+        return said["return"]
+
+    def pause(self) -> None:
+        """Stop the guest's processors; its monitor goes on answering."""
+        self.qmp("stop")
+
+    def resume(self) -> None:
+        """Let the guest's processors go on."""
+        self.qmp("cont")
+
+    def holdings(self) -> dict[str, set[str]]:
+        """Devices, block nodes and objects that were added at run time: what must be the same after a roll-back."""
+        named = {
+            "devices": self.qmp("qom-list", path="/machine/peripheral"),
+            "objects": self.qmp("qom-list", path="/objects"),
+        }
+        found = {key: {one["name"] for one in value if one["type"] != "string"} for key, value in named.items()}
+        return {**found, "nodes": {node["node-name"] for node in self.qmp("query-named-block-nodes")}}
+
+    # -- inside
+
+    def _kept_uuid(self) -> str | None:
+        path = self.directory / "uuid"
+        return path.read_text(encoding="ascii") if path.exists() else None
+
+    def _answers(self) -> bool:
+        if not self.running():
+            raise LabError(f"guest {self.name} ended while it booted; see {self.directory}/console")
+        try:
+            return self.run("echo ready", timeout=3).strip() == "ready"
+        except LabError:
+            return False
+
+    def _write_owner(self) -> None:
+        flavor = {"id": "lab", "name": "lab", "vcpus": 1, "ram": self.memory, "disk": 0}
+        owner = {"id": self.uuid, "project_id": self.project, "user_id": "lab", "flavor": flavor, "metadata": {}}
+        self.socket.with_suffix(".json").write_text(json.dumps(owner), encoding="ascii")
+
+    def _arguments(self) -> list[str]:
+        words = [
+            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-daemonize",
+            "-machine", f"{self.machine},accel={self.accelerator}", "-m", str(self.memory),
+            "-cpu", "host" if self.accelerator == "kvm" else "max",
+            "-uuid", self.uuid, "-name", f"guest={self.name}", "-pidfile", str(self._pid_file),
+            "-qmp", f"unix:{self.socket},server=on,wait=off", "-qmp", f"unix:{self._private},server=on,wait=off",
+            "-serial", f"file:{self.directory}/console",
+            "-device", "virtio-serial-pci,id=serial0",
+            "-chardev", f"socket,id=agent,path={self._agent},server=on,wait=off",
+            "-device", "virtserialport,bus=serial0.0,chardev=agent,name=lab.agent",
+        ]  # fmt: skip
+        if self.machine == "q35":
+            for number in range(1, self.ports + 1):
+                words += ["-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}"]
+        if self.scsi:
+            words += ["-device", "virtio-scsi-pci,id=scsi0"]
+        if self.guest_os:
+            command = "console=ttyS0 quiet panic=1"
+            words += ["-kernel", str(kernel()), "-initrd", str(initramfs(self.images)), "-append", command]
+        return words
+
+
+def accelerator(directory: pathlib.Path) -> str:
+    """ "kvm" if a guest has really booted with it on this machine, else "tcg"; tried once and noted in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    note = directory / "accelerator"
+    if note.exists():
+        return note.read_text(encoding="ascii").strip()
+    word = "tcg"
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        trial = Guest(directory / "trial", "trial", ports=1, accelerator="kvm")
+        with contextlib.suppress(LabError):
+            trial.start(wait_for_os=False)
+            trial.ready(timeout=20)
+            # One that boots and then hangs has been seen too.
+            for _ in range(3):
+                trial.run("sha256sum /bin/busybox", timeout=10)
+                time.sleep(0.2)
+            word = "kvm"
+        trial.forget()
+        shutil.rmtree(directory / "trial", ignore_errors=True)
+    note.write_text(word + "\n", encoding="ascii")
+    return word

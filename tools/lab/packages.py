@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages: which ones the lab needs, and installing those that are missing.
+
+`python3 tools/lab/packages.py quickstart|test` installs; nothing is asked, nothing that is there is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+
+if __name__ == "__main__":  # Run as a script before anything is installed.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from lab.process import LabError
+
+PYTHON = ("python3", "python3-venv", "ca-certificates")
+CEPH = ("ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "python3-rados", "python3-rbd")
+QEMU = ("qemu-system-x86", "qemu-block-extra", "qemu-utils", "seabios", "ipxe-qemu")
+LIBVIRT = ("libvirt-daemon-system", "libvirt-clients")
+GUEST = ("linux-image-cloud-amd64", "busybox-static", "cpio")
+
+SETS = {
+    "quickstart": (*PYTHON, *CEPH, *QEMU, *LIBVIRT, *GUEST),
+    "test": (*PYTHON, *CEPH, *QEMU, *GUEST),
+}
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those of the packages that are not installed."""
+    names = list(names)
+    shown = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\n", *names],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    there = {line.split()[0] for line in shown.stdout.splitlines() if line.split()[1:] == ["ii"]}
+    return [name for name in names if name not in there]
+
+
+def ensure(names: Iterable[str]) -> list[str]:
+    """Install what is missing and return it. Raises LabError."""
+    wanted = missing(names)
+    if not wanted:
+        return []
+    if shutil.which("apt-get") is None:
+        raise LabError("this needs Debian 12 with apt-get")
+    prefix = []
+    if os.geteuid() != 0:
+        if shutil.which("sudo") is None:
+            raise LabError(f"run this as root, or install sudo, or install by hand: {' '.join(wanted)}")
+        prefix = ["sudo", "--"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0"]
+    for words in (["update"], ["install", "--no-install-recommends", *wanted]):
+        try:
+            done = subprocess.run(
+                [*prefix, *quiet, *words], env=environment, capture_output=True, text=True, check=False,
+                stdin=subprocess.DEVNULL, timeout=1200,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"apt-get {words[0]} did not end within 20 minutes") from error
+        if done.returncode != 0:
+            raise LabError(f"apt-get {words[0]} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return wanted
+
+
+def main() -> int:
+    """Install the set that the command line names."""
+    try:
+        names = missing(SETS[sys.argv[1]])
+        if names:
+            print(f"Installing {' '.join(names)}", flush=True)
+        ensure(names)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting, finding and ending the programs of the lab; every wait has an end, every kill hits only our own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+
+class LabError(Exception):
+    """Something in the lab did not work; the text is a sentence for whoever runs it."""
+
+
+def run(
+    arguments: Sequence[str | pathlib.Path],
+    *,
+    timeout: float = 60,
+    stdin: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: pathlib.Path | None = None,
+) -> str:
+    """Run a program to its end and return what it printed. Raises LabError with its complaint."""
+    words = [str(argument) for argument in arguments]
+    try:
+        done = subprocess.run(
+            words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=env, cwd=cwd
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{words[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(words[:4])} did not end within {timeout:g} s") from error
+    if done.returncode != 0:
+        raise LabError(
+            f"{' '.join(words[:6])} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
+        )
+    return done.stdout
+
+
+def wait(condition: Callable[[], bool], *, timeout: float, what: str) -> None:
+    """Wait until `condition` holds. Raises LabError, which names `what` was waited for."""
+    deadline = time.monotonic() + timeout
+    pause = 0.02
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"waited {timeout:g} s in vain for {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.5)
+
+
+def pid_in(path: pathlib.Path, mark: str) -> int | None:
+    """The process that a pid file names, if it lives and its command line contains `mark`; None otherwise.
+
+    A pid that was left behind may belong to somebody else by now: the mark tells.
+    """
+    try:
+        pid = int(path.read_text(encoding="ascii").strip())
+        command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return None
+    return pid if mark in command and state.split()[0] != "Z" else None
+
+
+def end(path: pathlib.Path, mark: str, *, timeout: float = 20, kill: bool = False) -> bool:
+    """End the process behind a pid file, by SIGKILL if it must be; True if there was one."""
+    pid = pid_in(path, mark)
+    if pid is None:
+        path.unlink(missing_ok=True)
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        # A process that a fault test stopped would not see TERM.
+        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+    try:
+        wait(lambda: pid_in(path, mark) is None, timeout=timeout, what=f"process {pid} to end")
+    except LabError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        wait(lambda: pid_in(path, mark) is None, timeout=timeout, what=f"process {pid} to be killed")
+    path.unlink(missing_ok=True)
+    return True
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    for _ in range(200):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first: int = probe.getsockname()[1]
+        if first + count < 65536 and all(port_is_free(port) for port in range(first, first + count)):
+            return first
+    raise LabError(f"found no {count} free ports in a row")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a loopback port can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
