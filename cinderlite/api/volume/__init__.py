@@ -19,6 +19,7 @@ HISTORY = {
     "3.34": "Filters that search: name~=.",
     "3.36": "metadata in the summary.",
     "3.45": "count with with_count.",
+    "3.47": "backup_id as a source (refused here).",
     "3.48": "shared_targets and service_uuid in volumes.",
     "3.49": "backend_state in services.",
     "3.53": "Bodies of volume create and update are strict.",
