@@ -89,6 +89,7 @@ def real_world(conf: cfg.ConfigOpts) -> World:
             connect_timeout=conf.guests.qmp_connect_timeout,
             command_timeout=conf.guests.qmp_command_timeout,
             host=conf.host,
+            observe=metrics.observe_guest,
         ),
     )
 

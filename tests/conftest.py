@@ -16,9 +16,7 @@ from typing import Any
 
 import flask
 import pytest
-from fakes_hypervisor import FakeHypervisor
 from oslo_config import cfg
-from werkzeug.test import TestResponse
 
 from cinderlite import app as composition
 from cinderlite import config
@@ -27,6 +25,7 @@ from cinderlite.core import reconcile, types
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
 from fakes_cluster import FakeCluster
+from fakes_hypervisor import FakeHypervisor
 
 PROJECT = "aaaaaaaa11114111811111111111aaaa"
 OTHER = "bbbbbbbb22224222822222222222bbbb"
@@ -70,10 +69,24 @@ def world(conf: cfg.ConfigOpts, empty_database: pathlib.Path) -> Iterator[World]
     path = pathlib.Path(conf.state_path) / "cinderlite.sqlite"
     path.write_bytes(empty_database.read_bytes())
     settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
-    made = World(settings, Database(f"sqlite:///{path}", 10), FakeCluster(), FakeHypervisor())  # type: ignore[arg-type]
+    made = World(settings, Database(f"sqlite:///{path}", 10), FakeCluster(), FakeHypervisor())
     types.ensure_default(made)
     yield made
     made.db.close()
+
+
+@pytest.fixture
+def cluster(world: World) -> FakeCluster:
+    """The fake cluster of the world."""
+    assert isinstance(world.cluster, FakeCluster)
+    return world.cluster
+
+
+@pytest.fixture
+def hypervisor(world: World) -> FakeHypervisor:
+    """The fake hypervisor of the world."""
+    assert isinstance(world.guests, FakeHypervisor)
+    return world.guests
 
 
 @pytest.fixture
@@ -99,25 +112,25 @@ class Client:
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         return dataclasses.replace(self, headers={**self.headers, **more})
 
-    def request(self, method: str, path: str, body: Any = None) -> TestResponse:
-        """One request; the body goes as JSON."""
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        """One request; the body goes as JSON. Answers werkzeug's TestResponse (its `json` is anything)."""
         data = None if body is None else json.dumps(body)
-        kind = {} if body is None else {"content_type": "application/json"}
-        return self.app.test_client().open(path, method=method, data=data, headers=self.headers, **kind)
+        kind = None if body is None else "application/json"
+        return self.app.test_client().open(path, method=method, data=data, headers=self.headers, content_type=kind)
 
-    def get(self, path: str) -> TestResponse:
+    def get(self, path: str) -> Any:
         """GET."""
         return self.request("GET", path)
 
-    def post(self, path: str, body: Any = None) -> TestResponse:
+    def post(self, path: str, body: Any = None) -> Any:
         """POST."""
         return self.request("POST", path, body)
 
-    def put(self, path: str, body: Any = None) -> TestResponse:
+    def put(self, path: str, body: Any = None) -> Any:
         """PUT."""
         return self.request("PUT", path, body)
 
-    def delete(self, path: str) -> TestResponse:
+    def delete(self, path: str) -> Any:
         """DELETE."""
         return self.request("DELETE", path)
 

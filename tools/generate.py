@@ -27,12 +27,12 @@ def config_sample() -> str:
     """Every option of ours, commented out, with its help and default."""
     lines = [
         "# Options of cinderlite with their defaults. Written by `tox -e genconfig`; do not edit.",
-        "# The groups [keystone_authtoken], [oslo_policy] and the logging options are those of every OpenStack service.",
+        "# [keystone_authtoken], [oslo_policy] and the options of logging are those of every OpenStack service.",
     ]
     for group, options in config.list_opts():
         lines += ["", f"[{group}]"]
         for option in options:
-            lines += ["", *textwrap.wrap(option.help, 110, initial_indent="# ", subsequent_indent="# ")]
+            lines += ["", *textwrap.wrap(option.help or "", 110, initial_indent="# ", subsequent_indent="# ")]
             choices = getattr(option.type, "choices", None)
             if choices:
                 lines += [f"#   {word}: {meaning}" for word, meaning in choices.items()]
@@ -73,7 +73,8 @@ def policy_sample() -> str:
 
 def sample(service: Any, operation: rest.Operation) -> pathlib.Path:
     """Where an operation's recorded sample lies."""
-    return SAMPLES / service.SERVICE.name / f"{operation.name}.json"
+    name: str = service.SERVICE.name
+    return SAMPLES / name / f"{operation.name}.json"
 
 
 def page(service: Any, blueprint: rest.Blueprint) -> str:
@@ -84,8 +85,8 @@ def page(service: Any, blueprint: rest.Blueprint) -> str:
         lines += [f"## {operation.method} {service.SERVICE.prefix}{operation.rule}", ""]
         since = operation.window.since or service.SERVICE.minimum
         lines += [operation.description, ""]
-        lines += [f"Since {since}. Policy: {f'`{operation.policy}`' if operation.policy else 'any caller'}. "
-                  f"Answers {operation.status}.", ""]  # fmt: skip
+        rule = f"`{operation.policy}`" if operation.policy else "any caller"
+        lines += [f"Since {since}. Policy: {rule}. Answers {operation.status}.", ""]
         recorded = json.loads(sample(service, operation).read_text(encoding="utf-8"))
         for title in ("request", "response"):
             part = recorded[title]

@@ -258,7 +258,7 @@ class Metadata(fields.Dict):
         super().__init__(keys=fields.String(), values=fields.Raw(allow_none=True), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        found = super()._deserialize(value, attr, data, **kwargs)
+        found: dict[str, Any] = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
         for key, text in found.items():
             if not self._KEY.fullmatch(key):
                 raise marshmallow.ValidationError(

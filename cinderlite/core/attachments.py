@@ -152,6 +152,12 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
     guest = _find(world, attachment)
     with world.db.read() as session:
         volume = session.get_one(models.Volume, attachment.volume_id)
+        others = session.scalars(
+            select(models.Attachment.device).where(
+                models.Attachment.server_id == attachment.server_id, models.Attachment.id != attachment.id
+            )
+        )
+        taken = {name for name in others if name is not None}
     strangers = _strangers(world, guest, volume)
     if strangers:
         # librbd itself would let two writers take turns on one image, and their file systems would not survive it.
@@ -166,7 +172,8 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
             user=cluster.user,
             key=cluster.key(),
             read_only=attachment.mode == "ro",
-        )
+        ),
+        taken,
     )
     return {"device": device, "attached_at": attachment.attached_at or models.utcnow(), "guest_missed_at": None}
 

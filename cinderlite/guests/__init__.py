@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 
@@ -63,8 +63,10 @@ class Guest(Protocol):
     @property
     def server(self) -> Server: ...
 
-    def attach(self, disk: RbdDisk) -> str:
+    def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
         """Plug `disk` in and return its device name in the guest as far as it can be told, such as "/dev/vdb".
+
+        `taken` are the names of the server's other volumes, which the new one does not get.
 
         Rolls every step back on failure. Raises NoFreePlace, GuestRefused, GuestGone, GuestUnreachable, GuestTimeout.
         """
@@ -75,8 +77,8 @@ class Guest(Protocol):
         Raises DeviceHeld when the guest still holds it, GuestGone, GuestUnreachable, GuestTimeout.
         """
 
-    def disks(self) -> Mapping[str, str]:
-        """Our volumes in this guest now: volume id → device name.
+    def disks(self) -> frozenset[str]:
+        """Ids of our volumes in this guest now.
 
         Raises GuestGone, GuestUnreachable, GuestTimeout.
         """

@@ -8,11 +8,11 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from conftest import PROJECT, Client
 from sqlalchemy import insert, select
 
 from cinderlite.context import World
 from cinderlite.db import models
+from conftest import PROJECT, Client
 
 START = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 -- naive UTC, as the database keeps it
 

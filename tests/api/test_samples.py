@@ -11,11 +11,9 @@ import os
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 import generate
 from cinderlite.api import compute, rest, volume
@@ -36,14 +34,14 @@ class Recorder:
         self.ids: dict[str, str] = {}
         self.seen: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def call(self, method: str, path: str, body: Any = None) -> TestResponse:
+    def call(self, method: str, path: str, body: Any = None) -> Any:
         """One request at the newest version of its service."""
         version = "3.71" if path.startswith("/v3") else "2.100"
         answer = self.client.at(version).request(method, path, body)
         assert answer.status_code < 400, f"{method} {path}: {answer.text}"
         return answer
 
-    def sample(self, method: str, path: str, body: Any, answer: TestResponse) -> dict[str, Any]:
+    def sample(self, method: str, path: str, body: Any, answer: Any) -> dict[str, Any]:
         """A request and its answer, with everything that differs from run to run made the same."""
         said = answer.get_json(silent=True)
         raw = {
@@ -59,7 +57,7 @@ class Recorder:
 
 
 @pytest.fixture
-def recorded(admin: Client, world: World) -> Iterator[dict[str, dict[str, Any]]]:
+def recorded(admin: Client, world: World) -> dict[str, dict[str, Any]]:
     """A sample of every operation, by service and name."""
     recorder = Recorder(admin)
     found: dict[str, dict[str, Any]] = {}
@@ -117,7 +115,7 @@ def recorded(admin: Client, world: World) -> Iterator[dict[str, dict[str, Any]]]
     call("GET", f"/v3/messages/{message}")
     call("DELETE", f"/v3/messages/{message}")
     call("DELETE", one)
-    yield found
+    return found
 
 
 def _operations() -> list[tuple[str, Any, rest.Operation]]:

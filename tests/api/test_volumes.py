@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import re
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_content_types(client: Client) -> None:
     broken = client.app.test_client().post(
         "/v3/volumes", data='{"volume": ', headers=client.headers, content_type="application/json"
     )
-    assert broken.json["badRequest"]["message"] == "Malformed request body"
+    assert json.loads(broken.text)["badRequest"]["message"] == "Malformed request body"
     deep = client.app.test_client().post(
         "/v3/volumes", data="[" * 60000, headers=client.headers, content_type="application/json"
     )
@@ -127,7 +128,8 @@ def test_update(client: Client) -> None:
     assert (changed["name"], changed["description"], changed["metadata"]) == ("b", "c", {"k": "v"})
     client.put(path, {"volume": {"metadata": {"n": "1"}}})
     assert client.get(path).json["volume"]["metadata"] == {"n": "1"}
-    for body in ({"volume": {}}, {"volume": {"nonsense": 1}}):
+    bodies: list[Any] = [{"volume": {}}, {"volume": {"nonsense": 1}}]
+    for body in bodies:
         assert client.at("3.53").put(path, body).status_code == 400
 
 
@@ -203,9 +205,9 @@ def test_metadata_and_its_etag(client: Client) -> None:
     assert (at.delete(path + "/x").status_code, at.delete(path + "/x").status_code) == (200, 404)
 
 
-def test_when_ceph_does_not_answer_nothing_is_begun(client: Client, world: World) -> None:
+def test_when_ceph_does_not_answer_nothing_is_begun(client: Client, cluster: FakeCluster) -> None:
     volume = client.volume()
-    world.cluster.down = True
+    cluster.down = True
     answer = client.post("/v3/volumes", {"volume": {"size": 1}})
     assert answer.status_code == 503
     assert "serviceUnavailable" in answer.json
@@ -214,18 +216,18 @@ def test_when_ceph_does_not_answer_nothing_is_begun(client: Client, world: World
     assert client.get("/healthcheck").status_code == 503
     assert [one["status"] for one in client.get("/v3/volumes/detail").json["volumes"]] == ["available"]
     assert client.put(f"/v3/volumes/{volume['id']}", {"volume": {"name": "x"}}).status_code == 200
-    world.cluster.down = False
+    cluster.down = False
     assert client.delete(f"/v3/volumes/{volume['id']}").status_code == 202
 
 
-def test_an_image_that_somebody_has_open_is_not_deleted(client: Client, world: World) -> None:
+def test_an_image_that_somebody_has_open_is_not_deleted(client: Client, cluster: FakeCluster) -> None:
     volume = client.volume()
-    world.cluster.watchers[f"volume-{volume['id']}"] = ["192.0.2.7:0/123"]
+    cluster.watchers[f"volume-{volume['id']}"] = ["192.0.2.7:0/123"]
     answer = client.delete(f"/v3/volumes/{volume['id']}")
     assert answer.status_code == 400
     assert "192.0.2.7:0/123" in answer.json["badRequest"]["message"]
     assert client.get(f"/v3/volumes/{volume['id']}").json["volume"]["status"] == "available"
-    assert world.cluster.images("volume-") == {f"volume-{volume['id']}"}
+    assert cluster.images("volume-") == {f"volume-{volume['id']}"}
 
 
 def test_an_unforeseen_error_tells_nothing_of_itself(

@@ -8,11 +8,11 @@ import pathlib
 
 import bcrypt
 import pytest
-from conftest import configuration
 
 from cinderlite import errors
 from cinderlite.api import auth
 from cinderlite.cmd import api
+from conftest import configuration
 
 
 def header(user: str, password: str) -> dict[str, str]:
@@ -31,7 +31,7 @@ def users(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_a_password_file_maps_users_to_projects_and_roles(users: pathlib.Path) -> None:
     strategy = auth.PasswordFile(users)
     who = strategy(header("alice", "sesam:öffne"))
-    assert (who.user_id, who.project_id, who.roles) == ("alice", "demo", {"member", "reader"})
+    assert (who.user_id, who.project_id, who.roles) == ("alice", "demo", frozenset({"member", "reader"}))
     assert strategy(header("alice", "sesam:öffne")) == who
     assert strategy(header("root", "sesam:öffne")).roles == {"admin", "member", "reader"}
 
@@ -76,11 +76,16 @@ def test_a_line_that_is_none_is_named(users: pathlib.Path, line: str) -> None:
 
 
 def test_keystone_headers_count_only_when_confirmed() -> None:
-    environ = {"HTTP_X_USER_ID": "u", "HTTP_X_PROJECT_ID": "p", "HTTP_X_ROLES": "Member", "HTTP_X_SERVICE_ROLES": "service"}
+    environ = {
+        "HTTP_X_USER_ID": "u",
+        "HTTP_X_PROJECT_ID": "p",
+        "HTTP_X_ROLES": "Member",
+        "HTTP_X_SERVICE_ROLES": "service",
+    }
     with pytest.raises(errors.Unauthorized):
         auth.keystone(environ)
     who = auth.keystone({**environ, "HTTP_X_IDENTITY_STATUS": "Confirmed"})
-    assert (who.roles, who.service_roles) == ({"member", "reader"}, frozenset())
+    assert (who.roles, who.service_roles) == (frozenset({"member", "reader"}), frozenset[str]())
     served = auth.keystone(
         {**environ, "HTTP_X_IDENTITY_STATUS": "Confirmed", "HTTP_X_SERVICE_IDENTITY_STATUS": "Confirmed"}
     )

@@ -10,12 +10,12 @@ import time
 from typing import Any
 
 import pytest
-from conftest import settle
 
 from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.core import states, volumes
 from cinderlite.db import models
+from conftest import settle
 
 
 def row(world: World, volume_id: str) -> models.Volume:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hypervisor in dicts: what `cinderlite.guests.Hypervisor` promises, without QEMU.
+
+It records no calls: tests look at what its guests hold. `tests/contract/test_guest.py` runs on this one and on QEMU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Collection, Sequence
+
+from cinderlite import errors
+from cinderlite.guests import Flavor, RbdDisk, Server, disks
+
+FLAVOR = Flavor("1", "small", 1, 512, 0)
+
+
+class FakeGuest:
+    """Knobs: `holds` keeps devices that are asked for, `gone` is a dead process, `silent` a hung monitor."""
+
+    def __init__(self, server: Server, ports: int, *, scsi: bool) -> None:
+        self._server = server
+        self.ports = ports
+        self.scsi = scsi
+        self.holds = False
+        self.gone = False
+        self.silent = False
+        self.held: dict[str, RbdDisk] = {}
+        self.missing_images: set[str] = set()
+
+    @property
+    def server(self) -> Server:
+        """The VM, with the status that its knobs give."""
+        status = "SHUTOFF" if self.gone else "ERROR" if self.silent else self._server.status
+        return dataclasses.replace(self._server, status=status)
+
+    def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
+        """Hold the disk, on a port if one is free, else on the SCSI controller if there is one."""
+        self._reach()
+        kind = "/dev/vd" if len(self.held) < self.ports or disk.volume_id in self.held else "/dev/sd"
+        if kind == "/dev/sd" and not self.scsi:
+            raise errors.NoFreePlace("The server has no free hot-plug port and no virtio-scsi controller.")
+        if disk.image in self.missing_images:
+            raise errors.GuestRefused(f"error reading header from {disk.image}: No such file or directory")
+        self.held[disk.volume_id] = disk
+        return disks.name(kind, taken, 0)
+
+    def detach(self, volume_id: str, wait: float) -> None:
+        """Let the disk go, unless this guest holds on to it."""
+        del wait
+        self._reach()
+        if self.holds and volume_id in self.held:
+            raise errors.DeviceHeld(self._server.id)
+        self.held.pop(volume_id, None)
+
+    def disks(self) -> frozenset[str]:
+        """What is held."""
+        self._reach()
+        return frozenset(self.held)
+
+    def _reach(self) -> None:
+        if self.gone:
+            raise errors.GuestGone(self._server.id)
+        if self.silent:
+            raise errors.GuestUnreachable(self._server.id, "no greeting in time")
+
+
+class FakeHypervisor:
+    """VMs by id; `add_server` makes one."""
+
+    def __init__(self) -> None:
+        self.guests: dict[str, FakeGuest] = {}
+
+    def add_server(
+        self, name: str, project_id: str, *, status: str = "ACTIVE", ports: int = 4, scsi: bool = False
+    ) -> Server:
+        """A new VM of a project."""
+        created = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(minutes=len(self.guests))
+        server = Server(str(uuid.uuid4()), name, status, project_id, "alice", "testhost", created, FLAVOR, {})
+        self.guests[server.id] = FakeGuest(server, ports, scsi=scsi)
+        return server
+
+    def servers(self) -> Sequence[Server]:
+        """Every VM."""
+        return [guest.server for guest in self.guests.values()]
+
+    def find(self, server_id: str) -> FakeGuest:
+        """The VM of that id. Raises ServerNotFound."""
+        if server_id not in self.guests:
+            raise errors.ServerNotFound(server_id)
+        return self.guests[server_id]
+
+    def close(self) -> None:
+        """Nothing to let go."""
