@@ -11,13 +11,15 @@ import dataclasses
 import json
 import pathlib
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flask
 import pytest
 from oslo_config import cfg
 
+from backends.service import Service
 from cinderlite import app as composition
 from cinderlite import config
 from cinderlite.context import Context, World
@@ -26,6 +28,8 @@ from cinderlite.db import migrate
 from cinderlite.db.session import Database
 from fakes_cluster import FakeCluster
 from fakes_hypervisor import FakeHypervisor
+from lab.ceph import Ceph
+from lab.guest import Guest
 
 PROJECT = "aaaaaaaa11114111811111111111aaaa"
 OTHER = "bbbbbbbb22224222822222222222bbbb"
@@ -197,3 +201,66 @@ def settle(world: World, passes: int = 3) -> None:
             for table in (models.Volume, models.Attachment):
                 session.execute(sqlalchemy.update(table).where(table.lease_owner.is_(None)).values(lease_until=0.0))
         reconcile.once(world)
+
+
+# -- real parts, started once a session when a test asks for them
+
+
+@pytest.fixture(scope="session")
+def lab_directory() -> Iterator[pathlib.Path]:
+    """A directory with a short path: a socket's may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as name:
+        yield pathlib.Path(name)
+
+
+@pytest.fixture(scope="session")
+def ceph(lab_directory: pathlib.Path) -> Iterator[Ceph]:
+    """A one-node Ceph."""
+    cluster = Ceph(lab_directory / "ceph")
+    cluster.start()
+    yield cluster
+    cluster.destroy()
+
+
+@pytest.fixture(scope="session")
+def sockets(lab_directory: pathlib.Path) -> pathlib.Path:
+    """The directory of monitors that the service looks into."""
+    return lab_directory / "sockets"
+
+
+@pytest.fixture(scope="session")
+def guests(lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[tuple[Guest, Guest]]:
+    """Two running Linux guests of project demo."""
+    made = (Guest(lab_directory, "vm1", sockets=sockets), Guest(lab_directory, "vm2", sockets=sockets))
+    for guest in made:
+        guest.start(wait_for_os=False)
+    for guest in made:
+        guest.ready()
+    yield made
+    for guest in made:
+        guest.forget()
+
+
+@pytest.fixture
+def guest_of(lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[Callable[..., Guest]]:
+    """Makes further guests, which end with the test."""
+    made: list[Guest] = []
+
+    def make(**options: Any) -> Guest:
+        guest = Guest(lab_directory, f"extra{len(made)}", sockets=sockets, **options)
+        made.append(guest)
+        guest.start()
+        return guest
+
+    yield make
+    for guest in made:
+        guest.forget()
+
+
+@pytest.fixture
+def service(tmp_path: pathlib.Path, ceph: Ceph, guests: Any, sockets: pathlib.Path) -> Iterator[Service]:
+    """A running service with a database of its own; a test leaves no volume behind."""
+    running = Service(tmp_path, ceph.conf, sockets)
+    running.start()
+    yield running
+    running.kill()

@@ -13,6 +13,7 @@ import pytest
 from cinderlite import errors
 from cinderlite.context import World
 from conftest import PROJECT, Client, settle
+from fakes_cluster import FakeCluster
 
 
 def test_the_first_get_is_final(client: Client, world: World) -> None:
