@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 between any two steps: after a restart everything comes to rest, nothing is orphaned, nothing is stuck."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from backends.service import Service
+from lab.ceph import Ceph
+from lab.guest import Guest
+from lab.process import wait
+
+pytestmark = pytest.mark.real
+
+FINAL = ("available", "in-use", "error", "gone")
+
+
+@pytest.fixture
+def quiet(tmp_path: pathlib.Path, ceph: Ceph, guests: tuple[Guest, Guest], sockets: pathlib.Path) -> Any:
+    """A service that is not started yet."""
+    made = Service(tmp_path, ceph.conf, sockets)
+    yield made
+    made.kill()
+
+
+def die_at(service: Service, point: str, verb: str) -> None:
+    """Start the service so that it will kill itself at a point of the next such operation."""
+    once = service.directory / "once"
+    once.touch()
+    service.start("functional.dying_api", DIE_AT=point, DIE_VERB=verb, DIE_ONCE=str(once))
+
+
+def broken(call: Any, *arguments: Any, **fields: Any) -> None:
+    """A call whose service dies under it."""
+    with contextlib.suppress(OSError, AssertionError, json.JSONDecodeError):
+        call(*arguments, **fields)
+
+
+def restart(service: Service) -> None:
+    """Start the service again as it should be, after it has died."""
+    wait(lambda: service._process is None or service._process.poll() is not None, timeout=20, what="the service to die")
+    assert not (service.directory / "once").exists()
+    service.kill()
+    service.start()
+
+
+def listed(service: Service) -> list[dict[str, Any]]:
+    return list(service.call("GET", "/v3/volumes/detail", version="3.71").body["volumes"])
+
+
+def at_rest(service: Service, ceph: Ceph, guest: Guest) -> bool:
+    """Whether rows, images and devices agree and nothing is under way."""
+    volumes = listed(service)
+    images = {f"volume-{one['id']}" for one in volumes if one["status"] != "error"}
+    inside = {name.removeprefix("volume-") for name in guest.holdings()["devices"] if name.startswith("volume-")}
+    attached = {one["id"] for one in volumes if one["status"] == "in-use"}
+    return (
+        all(one["status"] in FINAL for one in volumes)
+        and set(ceph.images()) == images
+        and not ceph.trash()
+        and inside == attached
+        and all(bool(one["attachments"]) == (one["status"] == "in-use") for one in volumes)
+    )
+
+
+def tidy(service: Service, guest: Guest) -> None:
+    for one in listed(service):
+        for attachment in one["attachments"]:
+            service.detach(attachment["server_id"], one["id"])
+            service.rest(one["id"], "available")
+        assert service.call("DELETE", f"/v3/volumes/{one['id']}").status == 202
+
+
+def come_to_rest(service: Service, ceph: Ceph, guest: Guest) -> None:
+    wait(lambda: at_rest(service, ceph, guest), timeout=60, what=f"everything to come to rest: {listed(service)}")
+
+
+@pytest.mark.parametrize("point", ["begun", "stepped", "settled"])
+def test_create(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
+    die_at(quiet, point, "create")
+    broken(quiet.create, name="x")
+    restart(quiet)
+    come_to_rest(quiet, ceph, guests[0])
+    [volume] = listed(quiet)
+    assert volume["status"] == "available"
+    tidy(quiet, guests[0])
+    come_to_rest(quiet, ceph, guests[0])
+
+
+@pytest.mark.parametrize("verb", ["delete", "purge"])
+@pytest.mark.parametrize("point", ["begun", "stepped", "settled"])
+def test_delete(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str, verb: str) -> None:
+    die_at(quiet, point, verb)
+    volume = quiet.create()
+    broken(quiet.call, "DELETE", f"/v3/volumes/{volume}")
+    restart(quiet)
+    come_to_rest(quiet, ceph, guests[0])
+    assert listed(quiet) == []
+    assert ceph.images() == []
+
+
+@pytest.mark.parametrize("point", ["begun", "qmp:1", "qmp:5", "qmp:6", "qmp:7", "qmp:8", "qmp:9", "qmp:10", "stepped", "settled"])
+def test_attach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
+    guest = guests[0]
+    before = guest.holdings()
+    die_at(quiet, point, "attach")
+    volume = quiet.create()
+    broken(quiet.attach, guest.uuid, volume)
+    restart(quiet)
+    come_to_rest(quiet, ceph, guest)
+    if quiet.volume(volume)["status"] == "in-use":
+        assert guest.write(guest.wait_disk(volume), "after the crash", 1)
+    tidy(quiet, guest)
+    come_to_rest(quiet, ceph, guest)
+    assert guest.holdings() == before
+
+
+@pytest.mark.parametrize("point", ["begun", "qmp:11", "qmp:12", "qmp:13", "qmp:14", "qmp:15", "stepped", "settled"])
+def test_detach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
+    guest = guests[0]
+    before = guest.holdings()
+    die_at(quiet, point, "detach")
+    volume = quiet.create()
+    assert quiet.attach(guest.uuid, volume).status == 200
+    guest.wait_disk(volume)
+    broken(quiet.detach, guest.uuid, volume)
+    restart(quiet)
+    quiet.rest(volume, "available")
+    come_to_rest(quiet, ceph, guest)
+    assert guest.holdings() == before
+    tidy(quiet, guest)
+    come_to_rest(quiet, ceph, guest)
