@@ -230,7 +230,9 @@ def _hook(app: flask.Flask) -> None:
 
     @app.errorhandler(errors.CinderliteError)
     def ours(error: errors.CinderliteError) -> flask.Response:
-        if error.status >= 500:
+        if isinstance(error, errors.Unavailable):
+            LOG.warning("%s: %s", type(error).__name__, error)
+        elif error.status >= 500:
             LOG.error("%s: %s", type(error).__name__, error, exc_info=error)
         return faults.of_ours(error)
 

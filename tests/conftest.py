@@ -264,3 +264,5 @@ def service(tmp_path: pathlib.Path, ceph: Ceph, guests: Any, sockets: pathlib.Pa
     running.start()
     yield running
     running.kill()
+    # The next test's service has another database: what this one had begun is nobody's now.
+    ceph.empty()

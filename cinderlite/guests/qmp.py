@@ -28,8 +28,8 @@ from cinderlite import errors
 from cinderlite.guests import Flavor, RbdDisk, Server, disks
 from cinderlite.guests.disks import Place
 
-# At DEBUG the library logs every message, the cephx key in it.
-logging.getLogger("qemu.qmp").setLevel(logging.INFO)
+# At DEBUG the library logs every message, the cephx key in it; and its errors are ours to report.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 #: Nova's words for QEMU's run states; one that is not here is ERROR.
 STATUS = {
@@ -61,12 +61,16 @@ class _Machine:
     id: str = ""
     name: str = ""
     status: str = "ERROR"
+    #: QEMU's name of the machine type, which does not change while it runs.
+    type: str = ""
+    #: When it was last asked how it is, by the monotonic clock.
+    asked: float = 0.0
 
 
 class QmpHypervisor:
     """Every VM whose monitor is in `directory`. Time-outs in seconds.
 
-    `refresh` is how long a VM's status is believed in lists; an operation on a VM always asks.
+    `refresh` is how long a VM's status is believed; what it holds is always asked.
     """
 
     def __init__(
@@ -106,7 +110,8 @@ class QmpHypervisor:
             self._run("find", self._scan(force=True))
             machine = self._known(server_id)
         if machine is not None:
-            self._run("find", self._ask(machine))
+            if time.monotonic() - machine.asked >= self._refresh:
+                self._run("find", self._ask(machine))
             if self._server(machine) is not None and machine.id == server_id:
                 return QmpGuest(self, machine)
         raise errors.ServerNotFound(server_id)
@@ -169,6 +174,7 @@ class QmpHypervisor:
         """Ask one VM who and how it is; what cannot be asked now keeps what was known of it."""
         if machine.lock.locked() and machine.id:
             return  # Somebody is working on it: it lives.
+        machine.asked = time.monotonic()
         try:
             async with self._session(machine) as qmp:
                 if not machine.id:
@@ -279,6 +285,11 @@ class _Refused(errors.GuestRefused):
         return self.kind == "DeviceNotFound" or any(word in self.text for word in words)
 
     @property
+    def says_duplicate(self) -> bool:
+        """Whether a thing of that name is there already."""
+        return "uplicate" in self.text
+
+    @property
     def says_pending(self) -> bool:
         """Whether an unplug is under way already."""
         return "in the process of unplug" in self.text
@@ -322,10 +333,17 @@ class QmpGuest:
             if disk.volume_id in disks.volumes(there):
                 kind = await self._kind(qmp, disk.volume_id)
                 return disks.name(kind, taken, disks.foreign(kind, block))
-            await self._clear(qmp, disk.volume_id)
-            machine = await qmp.do("qom-get", {"path": "/machine", "property": "type"})
-            place = disks.place(machine, await qmp.do("query-pci"), there)
-            await self._plug(qmp, disk, place)
+            if not self._machine.type:
+                self._machine.type = await qmp.do("qom-get", {"path": "/machine", "property": "type"})
+            place = disks.place(self._machine.type, await qmp.do("query-pci"), there)
+            try:
+                await self._plug(qmp, disk, place)
+            except _Refused as error:
+                if not error.says_duplicate:
+                    raise
+                # What an interrupted attach left without a device; ours by its name, and of no use to anybody.
+                await self._clear(qmp, disk.volume_id)
+                await self._plug(qmp, disk, place)
             return disks.name(place.letters, taken, disks.foreign(place.letters, block))
 
     async def _kind(self, qmp: _Session, volume_id: str) -> str:

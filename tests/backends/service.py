@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -141,10 +142,8 @@ class Service:
     def kill(self) -> None:
         """End the process and its children as a power cut does."""
         if self._process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # It may have ended itself.
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # It ended itself.
             self._process.wait(10)
             self._process = None
 
@@ -171,10 +170,10 @@ class Service:
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return Answer(answer.status, answer.headers, answer.read().decode())
+                return Answer(answer.status, dict(answer.headers), answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers, error.read().decode())
+                return Answer(error.code, dict(error.headers), error.read().decode())
 
     # -- what tests do all the time
 

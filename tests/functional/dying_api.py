@@ -51,7 +51,7 @@ def break_states() -> None:
         return settle(self, world, row, *rest)
 
     states.Machine.run = dying_run  # type: ignore[method-assign]
-    states.Machine._settle = dying_settle  # type: ignore[method-assign]
+    states.Machine._settle = dying_settle  # type: ignore[method-assign, assignment]
 
 
 def break_qmp() -> None:

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import pytest
+
 from backends.service import Service
 from lab.ceph import Ceph
 from lab.guest import Guest
@@ -25,6 +26,7 @@ def quiet(tmp_path: pathlib.Path, ceph: Ceph, guests: tuple[Guest, Guest], socke
     made = Service(tmp_path, ceph.conf, sockets)
     yield made
     made.kill()
+    ceph.empty()
 
 
 def die_at(service: Service, point: str, verb: str) -> None:
@@ -103,7 +105,9 @@ def test_delete(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
     assert ceph.images() == []
 
 
-@pytest.mark.parametrize("point", ["begun", "qmp:1", "qmp:5", "qmp:6", "qmp:7", "qmp:8", "qmp:9", "qmp:10", "stepped", "settled"])
+@pytest.mark.parametrize(
+    "point", ["begun", "qmp:1", "qmp:5", "qmp:6", "qmp:7", "qmp:8", "qmp:9", "qmp:10", "stepped", "settled"]
+)
 def test_attach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
     guest = guests[0]
     before = guest.holdings()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from backends.service import Service
 from lab.ceph import Ceph
 from lab.guest import Guest
@@ -96,6 +97,11 @@ def test_a_restarted_vm_gets_its_volume_again(service: Service, guest_of: Callab
     assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
 
 
+def statuses(service: Service) -> dict[str, str]:
+    shown = service.call("GET", "/v2.1/servers/detail", timeout=20).body["servers"]
+    return {one["id"]: one["status"] for one in shown}
+
+
 def test_a_hung_vm_holds_up_nobody_else(
     service: Service, guest_of: Callable[..., Guest], guests: tuple[Guest, Guest]
 ) -> None:
@@ -104,8 +110,8 @@ def test_a_hung_vm_holds_up_nobody_else(
     service.call("GET", "/v2.1/servers/detail")
     hung.freeze()
     try:
-        shown = service.call("GET", "/v2.1/servers/detail", timeout=20).body["servers"]
-        assert {hung.uuid: "ERROR", guests[0].uuid: "ACTIVE"}.items() <= {one["id"]: one["status"] for one in shown}.items()
+        wait(lambda: statuses(service).get(hung.uuid) == "ERROR", timeout=20, what="the hung VM to show")
+        assert statuses(service)[guests[0].uuid] == "ACTIVE"
         refused = service.attach(hung.uuid, volume)
         assert refused.status in (409, 503)
         assert service.attach(guests[0].uuid, volume).status == 200
@@ -134,7 +140,9 @@ def test_a_frozen_ceph_is_503_in_time_and_recovers(service: Service, ceph: Ceph)
         ceph.resume_osd()
     wait(lambda: service.call("GET", "/healthcheck", user=None).status == 200, timeout=30, what="Ceph to answer again")
     wait(
-        lambda: service.call("DELETE", f"/v3/volumes/{volume}").status in (202, 404), timeout=30, what="the volume to go"
+        lambda: service.call("DELETE", f"/v3/volumes/{volume}").status in (202, 404),
+        timeout=30,
+        what="the volume to go",
     )
     wait(lambda: not ceph.images() and not ceph.trash(), timeout=30, what="the pool to be empty")
 
@@ -168,6 +176,8 @@ def test_starting_with_ceph_down_and_recovering(service: Service, ceph: Ceph) ->
     finally:
         ceph.resume_mon()
     wait(lambda: service.call("GET", "/healthcheck", user=None).status == 200, timeout=30, what="Ceph to answer again")
-    wait(lambda: service.call("POST", "/v3/volumes", {"volume": {"size": 1}}).status == 202, timeout=20, what="a create")
+    wait(
+        lambda: service.call("POST", "/v3/volumes", {"volume": {"size": 1}}).status == 202, timeout=20, what="a create"
+    )
     [volume] = service.call("GET", "/v3/volumes").body["volumes"]
     assert service.call("DELETE", f"/v3/volumes/{volume['id']}").status == 202

@@ -6,6 +6,7 @@ It answers about ten seconds after its first start. Good for tests and for a dem
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -113,6 +114,14 @@ class Ceph:
     def trash(self) -> list[str]:
         """Former names of the images in the pool's trash."""
         return [entry["name"] for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]")]
+
+    def empty(self) -> None:
+        """Remove every image and what is in the trash; what somebody has open stays."""
+        for name in self.images():
+            with contextlib.suppress(LabError):
+                self.rbd("rm", "--no-progress", f"{self.pool}/{name}")
+        with contextlib.suppress(LabError):
+            self.rbd("trash", "purge", "--no-progress", self.pool)
 
     def watchers(self, image: str) -> list[str]:
         """Addresses of the clients that have an image open."""

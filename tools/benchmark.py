@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cinderlite costs over the bare calls: medians and ratios, interleaved in one run; see `tools/bench`.
+
+A bare call and the same thing through the API take turns, so that a machine whose speed drifts slows both. The ratios
+are what counts; the milliseconds are those of a small emulated guest and a one-node Ceph on loopback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import concurrent.futures
+import contextlib
+import datetime
+import functools
+import http.client
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import rados
+import rbd
+import sqlalchemy
+
+from backends.service import PASSWORD, Service
+from cinderlite.db import models
+from cinderlite.db.session import Database
+from cinderlite.guests import RbdDisk, disks
+from lab.ceph import Ceph
+from lab.guest import Guest
+from lab.process import run
+
+GIB = 2**30
+
+
+class Client:
+    """One kept connection to the API."""
+
+    def __init__(self, service: Service) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        word = base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
+
+    def call(self, method: str, path: str, body: Any = None, version: str = "") -> Any:
+        """One request; returns the JSON of the answer."""
+        headers = dict(self._headers)
+        if version:
+            headers["OpenStack-API-Version"] = f"volume {version}"
+        self._connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {answer.status} {text.decode()}")
+        return json.loads(text) if text else None
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Milliseconds that `work` took, and what it returned."""
+    began = time.perf_counter()
+    result = work()
+    return (time.perf_counter() - began) * 1000, result
+
+
+class Bare:
+    """The same things without cinderlite: librbd in this process, QMP over a second monitor of the guest."""
+
+    def __init__(self, ceph: Ceph, guest: Guest) -> None:
+        self.cluster = rados.Rados(conffile=str(ceph.conf), name=f"client.{ceph.user}")
+        self.cluster.connect()
+        self.ioctx = self.cluster.open_ioctx(ceph.pool)
+        self.rbd = rbd.RBD()
+        self.ceph = ceph
+        self.guest = guest
+        port = int(ceph.conf.read_text(encoding="ascii").split(",v1:127.0.0.1:")[1].split("]")[0])
+        self.monitors = [("127.0.0.1", port)]
+        self.key = ceph.command("auth", "print-key", f"client.{ceph.user}").strip()
+
+    def disk(self, name: str, volume: str) -> RbdDisk:
+        """The description that cinderlite would make too."""
+        return RbdDisk(volume, self.ceph.pool, name, self.monitors, self.ceph.user, self.key)
+
+    @contextlib.contextmanager
+    def monitor(self) -> Iterator[Monitor]:
+        """A connection to the guest's other monitor."""
+        monitor = Monitor(self.guest)
+        try:
+            yield monitor
+        finally:
+            monitor.close()
+
+    def attach(self, disk: RbdDisk) -> None:
+        """The bare sequence of attaching, on the first port."""
+        with self.monitor() as monitor:
+            for command in disks.attach(disk, disks.Place("virtio-blk-pci", "port1", "0x0", "/dev/vd")):
+                monitor.do(command.name, command.arguments)
+
+    def detach(self, volume: str) -> None:
+        """The bare sequence of detaching."""
+        with self.monitor() as monitor:
+            monitor.do("device_del", {"id": disks.device_id(volume)})
+            monitor.event("DEVICE_DELETED", disks.device_id(volume))
+            for command in list(disks.detach(volume))[:3]:
+                monitor.do(command.name, command.arguments)
+
+
+class Monitor:
+    """The least of QMP."""
+
+    def __init__(self, guest: Guest) -> None:
+        import socket
+
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(30)
+        self._socket.connect(str(guest.directory / "private.sock"))
+        self._stream = self._socket.makefile("rw", encoding="utf-8")
+        self._events: list[Any] = []
+        self._stream.readline()
+        self.do("qmp_capabilities", {})
+
+    def do(self, command: str, arguments: Any) -> Any:
+        """One command."""
+        self._stream.write(json.dumps({"execute": command, "arguments": dict(arguments)}) + "\n")
+        self._stream.flush()
+        while "event" in (said := json.loads(self._stream.readline())):
+            self._events.append(said)
+        if "error" in said:
+            raise RuntimeError(f"{command}: {said['error']['desc']}")
+        return said["return"]
+
+    def event(self, name: str, device: str) -> None:
+        """Wait for an event of a device."""
+        while not any(one["event"] == name and one.get("data", {}).get("device") == device for one in self._events):
+            self._events.append(json.loads(self._stream.readline()))
+
+    def close(self) -> None:
+        """Let go."""
+        self._stream.close()
+        self._socket.close()
+
+
+class Bench:
+    """The measurements; `samples` are milliseconds by name."""
+
+    def __init__(self, service: Service, ceph: Ceph, guest: Guest, rounds: int) -> None:
+        self.service, self.ceph, self.guest, self.rounds = service, ceph, guest, rounds
+        self.client = Client(service)
+        self.bare = Bare(ceph, guest)
+        self.samples: dict[str, list[float]] = {}
+        self.facts: dict[str, float] = {}
+
+    def note(self, name: str, milliseconds: float) -> None:
+        """One sample."""
+        self.samples.setdefault(name, []).append(milliseconds)
+
+    def volumes(self) -> None:
+        """Create and delete."""
+        for number in range(self.rounds):
+            name = f"bench-{number}"
+            self.note("bare create", timed(functools.partial(self.bare.rbd.create, self.bare.ioctx, name, GIB))[0])
+            spent, made = timed(lambda: self.client.call("POST", "/v3/volumes", {"volume": {"size": 1}}))
+            self.note("create", spent)
+            volume = made["volume"]["id"]
+            status = self.client.call("GET", f"/v3/volumes/{volume}")["volume"]["status"]
+            _expect(status == "available", "the first GET to be final")
+            self.note("bare delete", timed(functools.partial(self.bare.rbd.trash_move, self.bare.ioctx, name, 0))[0])
+            self.note("delete", timed(functools.partial(self.client.call, "DELETE", f"/v3/volumes/{volume}"))[0])
+        for entry in list(self.bare.rbd.trash_list(self.bare.ioctx)):
+            if entry["name"].startswith("bench-"):
+                self.bare.rbd.trash_remove(self.bare.ioctx, entry["id"], True)
+
+    def seen(self, volume: str, attach: Callable[[], Any]) -> float:
+        """Milliseconds from the call until the guest's kernel shows the disk."""
+        watching = threading.Event()
+        word = f"until grep -qs {volume[:20]} /sys/block/vd*/serial; do sleep 0.002; done"
+
+        def watch() -> float:
+            watching.set()
+            self.guest.run(word, timeout=60)
+            return time.perf_counter()
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            found = pool.submit(watch)
+            watching.wait()
+            time.sleep(0.05)
+            began = time.perf_counter()
+            attach()
+            return (found.result() - began) * 1000
+
+    def attachments(self) -> None:
+        """Attach until the guest sees it, detach until it is released."""
+        image, other = "bench-disk", str(uuid.uuid4())
+        self.bare.rbd.create(self.bare.ioctx, image, GIB)
+        disk = self.bare.disk(image, other)
+        volume = self.client.call("POST", "/v3/volumes", {"volume": {"size": 1}})["volume"]["id"]
+        path = f"/v2.1/servers/{self.guest.uuid}/os-volume_attachments"
+        body = {"volumeAttachment": {"volumeId": volume}}
+        for _ in range(max(5, self.rounds // 3)):
+            self.note("bare attach", self.seen(other, lambda: self.bare.attach(disk)))
+            time.sleep(0.3)
+            self.note("bare detach", timed(lambda: self.bare.detach(other))[0])
+            time.sleep(0.3)
+            self.note("attach", self.seen(volume, lambda: self.client.call("POST", path, body)))
+            time.sleep(0.3)
+            self.note("detach", timed(lambda: self.client.call("DELETE", f"{path}/{volume}"))[0])
+            time.sleep(0.3)
+        self.client.call("DELETE", f"/v3/volumes/{volume}")
+        self.bare.rbd.remove(self.bare.ioctx, image)
+
+    def lists(self) -> None:
+        """1,000 volumes in detail, of 1,000 and of 10,000 rows."""
+        for total, name in ((1000, "list 1000 of 1000"), (10000, "list 1000 of 10000")):
+            _fill(self.service, total)
+            for _ in range(10):
+                listed = functools.partial(self.client.call, "GET", "/v3/volumes/detail?limit=1000", version="3.71")
+                spent, answer = timed(listed)
+                _expect(len(answer["volumes"]) == 1000, "1000 volumes in the list")
+                self.note(name, spent)
+
+    def shows(self) -> None:
+        """Requests per second of show with eight clients."""
+        volume = self.client.call("GET", "/v3/volumes?limit=1")["volumes"][0]["id"]
+        each = 250
+
+        def ask() -> None:
+            client = Client(self.service)
+            for _ in range(each):
+                client.call("GET", f"/v3/volumes/{volume}")
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            began = time.perf_counter()
+            for future in [pool.submit(ask) for _ in range(8)]:
+                future.result()
+            self.facts["show, 8 clients, requests/s"] = 8 * each / (time.perf_counter() - began)
+
+    def memory(self) -> None:
+        """Resident memory of every process of the service, MiB."""
+        listed = run(["ps", "-o", "pid=,rss=", "--ppid", str(self.service.pid), "--pid", str(self.service.pid)])
+        sizes = {int(line.split()[0]): int(line.split()[1]) / 1024 for line in listed.splitlines()}
+        self.facts["memory, largest process, MiB"] = max(sizes.values())
+        self.facts["memory, all processes, MiB"] = sum(sizes.values())
+
+
+def _expect(holds: bool, what: str) -> None:
+    """A figure of something that did not happen must not be printed."""
+    if not holds:
+        raise RuntimeError(f"expected {what}")
+
+
+def _fill(service: Service, total: int) -> None:
+    """Rows up to `total`, straight into the database."""
+    database = Database(f"sqlite:///{service.directory}/cinderlite.sqlite", 30)
+    with database.write() as session:
+        kind = session.scalar(sqlalchemy.select(models.VolumeType.id))
+        count = session.scalar(
+            sqlalchemy.select(sqlalchemy.func.count())
+            .where(models.Volume.deleted.is_(False))
+            .select_from(models.Volume)
+        )
+        start = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 -- naive UTC, as the database keeps it
+        rows = [
+            {
+                "id": str(uuid.uuid4()), "project_id": "demo", "user_id": "alice", "name": f"row {number}", "size": 1,
+                "status": "available", "availability_zone": "nova", "host": "h@ceph#ceph", "volume_type_id": kind,
+                "bootable": False, "multiattach": False, "consumes_quota": True, "deleted": False, "busy": 0,
+                "lease_until": 0.0, "created_at": start + datetime.timedelta(seconds=number),
+            }
+            for number in range(total - int(count or 0))
+        ]  # fmt: skip
+        session.execute(sqlalchemy.insert(models.Volume), rows)
+    database.close()
+
+
+def report(bench: Bench) -> dict[str, Any]:
+    """Medians, ratios and facts."""
+    medians = {name: round(statistics.median(values), 2) for name, values in bench.samples.items()}
+    ratios = {
+        name: round(medians[name] / medians[f"bare {name}"], 2) for name in ("create", "delete", "attach", "detach")
+    }
+    ratios["list of 10000 rows / of 1000"] = round(medians["list 1000 of 10000"] / medians["list 1000 of 1000"], 2)
+    return {
+        "median_ms": medians,
+        "ratio": ratios,
+        "facts": {name: round(value, 1) for name, value in bench.facts.items()},
+    }
+
+
+AIMS = {"create": 2.0, "delete": 2.0, "attach": 1.5, "detach": 1.5}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The report as a table."""
+    medians, ratios = found["median_ms"], found["ratio"]
+    growth = ratios["list of 10000 rows / of 1000"]
+    lines = ["| | bare ms | cinderlite ms | ratio | aim |", "|---|---|---|---|---|"]
+    for name, aim in AIMS.items():
+        lines.append(f"| {name} | {medians[f'bare {name}']} | {medians[name]} | {ratios[name]} | ≤ {aim:g} |")
+    lines += [
+        f"| list 1,000 in detail of 1,000 rows | | {medians['list 1000 of 1000']} | | ≤ 100 ms |",
+        f"| list 1,000 in detail of 10,000 rows | | {medians['list 1000 of 10000']} | {growth} | no slower |",
+    ]
+    lines += [f"| {name} | | {value} | | |" for name, value in found["facts"].items()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30, help="how often each thing is done (30)")
+    parser.add_argument("--json", type=pathlib.Path, help="write the figures there too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as name:
+        directory = pathlib.Path(name)
+        ceph, guest = Ceph(directory / "ceph"), Guest(directory, "vm1", sockets=directory / "sockets", ports=2)
+        service = Service(
+            directory / "service", ceph.conf, directory / "sockets",
+            {"DEFAULT": {"quota_volumes": -1, "quota_gigabytes": -1, "reconcile_interval": 5}},
+        )  # fmt: skip
+        try:
+            ceph.start()
+            guest.start()
+            service.start()
+            bench = Bench(service, ceph, guest, arguments.rounds)
+            for part in (bench.volumes, bench.attachments, bench.lists, bench.shows, bench.memory):
+                print(f"measuring {part.__name__} …", file=sys.stderr, flush=True)
+                part()
+        finally:
+            service.kill()
+            guest.forget()
+            ceph.destroy()
+    found = report(bench)
+    print(table(found))
+    text = json.dumps(found, indent=2)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
