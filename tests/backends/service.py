@@ -62,7 +62,7 @@ class Service:
         lines = [f"{name}:{hashed}:{project}:{roles}" for name, (project, roles) in USERS.items()]
         users.write_text("\n".join(lines) + "\n", encoding="ascii")
         users.chmod(0o600)
-        groups: dict[str, dict[str, object]] = {
+        self._groups: dict[str, dict[str, object]] = {
             "DEFAULT": {
                 "osapi_volume_listen": "127.0.0.1", "osapi_volume_listen_port": self.port,
                 "auth_strategy": "http_basic", "http_basic_auth_user_file": users, "state_path": directory,
@@ -75,14 +75,18 @@ class Service:
             },
             "guests": {"qmp_socket_directory": sockets, "detach_wait": 3, "guest_gone_after": 1},
         }  # fmt: skip
-        for group, values in (options or {}).items():
-            groups.setdefault(group, {}).update(values)
+        self.configure(options or {})
+        self.manage("db", "upgrade")
+
+    def configure(self, options: Mapping[str, Mapping[str, object]]) -> None:
+        """Write the configuration file with further options."""
+        for group, values in options.items():
+            self._groups.setdefault(group, {}).update(values)
         text = "\n".join(
             f"[{group}]\n" + "\n".join(f"{name} = {value}" for name, value in values.items())
-            for group, values in groups.items()
+            for group, values in self._groups.items()
         )
         self.conf.write_text(text + "\n", encoding="utf-8")
-        self.manage("db", "upgrade")
 
     def manage(self, *words: str) -> str:
         """Run cinderlite-manage."""
