@@ -36,7 +36,7 @@ def fault(status: int, message: str, headers: dict[str, str] | None = None) -> f
 
 def of_ours(error: errors.CinderliteError) -> flask.Response:
     """The answer for an error that was raised on purpose."""
-    if isinstance(error, errors.BackendError):
+    if error.status == errors.CinderliteError.status:
         return fault(error.status, INTERNAL)
     headers = {"WWW-Authenticate": 'Basic realm="cinderlite"'} if error.status == 401 else None
     return fault(error.status, error.message, headers)

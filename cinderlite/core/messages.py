@@ -21,7 +21,7 @@ KEPT = datetime.timedelta(days=30)
 #: verb → (Cinder's action number, its words)
 ACTIONS = {
     "create": ("008", "create volume from backend storage"),
-    "delete": ("001", "schedule allocate volume"),
+    "delete": ("001", "delete volume"),
     "attach": ("002", "attach volume"),
     "undo": ("002", "attach volume"),
     "detach": ("004", "update attachment"),

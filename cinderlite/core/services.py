@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exc, func, select
 
 from cinderlite.context import Context, World
 from cinderlite.db import models
@@ -16,7 +17,8 @@ GIB = 1024**3
 
 def beat(world: World) -> None:
     """Note that this host is alive."""
-    with world.db.write() as session:
+    # Another process of this host may be quicker with the first sign.
+    with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
         row = session.scalar(select(models.Service).where(models.Service.host == world.settings.host))
         if row is None:
             session.add(models.Service(host=world.settings.host))

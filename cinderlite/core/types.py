@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
+import contextlib
+
+from sqlalchemy import exc, or_, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -14,7 +16,8 @@ from cinderlite.db import models
 def ensure_default(world: World) -> None:
     """Make the default type if the database has none yet (a fresh one)."""
     name = world.settings.default_volume_type
-    with world.db.write() as session:
+    # Another process that starts now may be quicker.
+    with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
         if session.scalar(select(models.VolumeType.id).where(models.VolumeType.name == name)) is None:
             session.add(models.VolumeType(name=name, description="Default Volume Type"))
 

@@ -158,7 +158,8 @@ def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
 def _purge(world: World, _volume: models.Volume, arguments: Mapping[str, Any]) -> None:
     try:
         gone = world.cluster.purge(arguments["image_id"])
-    except errors.ImageBusy as error:  # A dead client's watch lapses only after 30 s.
+    except errors.CephError as error:
+        # Whatever it is (a clone that needs it, a dead client's watch): nobody else will ever remove this image.
         raise errors.CephUnavailable(error.message) from error
     if not gone:
         raise errors.CephUnavailable(f"image {arguments['image_id']} cannot be removed from the trash yet")

@@ -10,12 +10,14 @@ import time
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import states, volumes
+from cinderlite.core import services, states, types, volumes
 from cinderlite.db import models
 from conftest import settle
+from fakes_cluster import FakeCluster
 
 
 def row(world: World, volume_id: str) -> models.Volume:
@@ -125,3 +127,31 @@ def test_a_machine_refuses_verbs_it_does_not_know() -> None:
         volumes.LIFECYCLE.step("explode")
     with pytest.raises(ValueError, match="unknown verbs"):
         states.Machine(models.Volume, states.Move("a", frozenset({"x"}), "y", "z", "x", doubt="b"))
+
+
+def test_an_image_that_cannot_leave_the_trash_yet_is_not_forgotten(
+    ctx: Context, world: World, cluster: FakeCluster
+) -> None:
+    volume = volumes.create(ctx, size=1)
+    image_id = cluster.info(volume.image).id
+    cluster.children.add(image_id)
+    volumes.delete(ctx, volume)
+    settle(world)
+    now = row(world, volume.id)
+    assert (now.deleted, now.busy, now.status) == (True, 1, "deleted")
+    assert cluster.trashed() == [(image_id, volume.image)]
+    cluster.children.clear()
+    settle(world)
+    assert row(world, volume.id).busy == 0
+    assert cluster.trashed() == []
+
+
+def test_two_processes_that_start_at_once_share_the_default_type(world: World) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(services.beat, world) for _ in range(4)]:
+            future.result()
+        for future in [pool.submit(types.ensure_default, world) for _ in range(4)]:
+            future.result()
+    with world.db.read() as session:
+        assert session.scalar(select(func.count()).select_from(models.VolumeType)) == 1
+        assert session.scalar(select(func.count()).select_from(models.Service)) == 1
