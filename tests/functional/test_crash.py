@@ -23,6 +23,7 @@ FINAL = ("available", "in-use", "error", "gone")
 @pytest.fixture
 def quiet(tmp_path: pathlib.Path, ceph: Ceph, guests: tuple[Guest, Guest], sockets: pathlib.Path) -> Any:
     """A service that is not started yet."""
+    ceph.empty()
     made = Service(tmp_path, ceph.conf, sockets)
     yield made
     made.kill()
