@@ -76,7 +76,7 @@ class Ceph:
         """Start what does not run, after making what does not exist. Raises LabError."""
         if not (self.directory / "made").exists():
             self._make()
-        self._check_ports()
+        self.check_ports()
         for daemon in ("mon", "mgr", "osd"):
             if not self._pid(daemon):
                 run([f"ceph-{daemon}", "-c", self.conf, "-i", self._name(daemon)], timeout=60)
@@ -97,6 +97,15 @@ class Ceph:
         """First of the monitor's two ports: the one it has, else the one that was asked for."""
         made = re.search(r"v2:127\.0\.0\.1:(\d+)", self._settings())
         return int(made[1]) if made else self._port
+
+    def check_ports(self) -> None:
+        """Raise LabError if another program has the monitor's: its own complaint would speak of keyrings."""
+        port = self.port
+        if port is None or self._pid("mon"):
+            return
+        for number in (port, port + 1):
+            if not port_is_free(number):
+                raise LabError(f"port {number}, which Ceph's monitor needs, is taken by another program")
 
     def running(self) -> bool:
         """Whether all three daemons live."""
@@ -122,12 +131,20 @@ class Ceph:
         return [entry["name"] for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]")]
 
     def empty(self) -> None:
-        """Remove every image and what is in the trash; what somebody has open stays."""
-        for name in self.images():
+        """Remove every image and what is in the trash. Raises LabError if somebody keeps one open.
+
+        The watch of a client that was killed lapses after 30 s; until then its image cannot be removed.
+        """
+
+        def emptied() -> bool:
+            for name in self.images():
+                with contextlib.suppress(LabError):
+                    self.rbd("rm", "--no-progress", f"{self.pool}/{name}")
             with contextlib.suppress(LabError):
-                self.rbd("rm", "--no-progress", f"{self.pool}/{name}")
-        with contextlib.suppress(LabError):
-            self.rbd("trash", "purge", "--no-progress", self.pool)
+                self.rbd("trash", "purge", "--no-progress", self.pool)
+            return not self.images() and not self.trash()
+
+        wait(emptied, timeout=60, what="the pool to be empty")
 
     def watchers(self, image: str) -> list[str]:
         """Addresses of the clients that have an image open."""
@@ -168,15 +185,6 @@ class Ceph:
         for daemon in ("mgr", "osd", "mon"):
             end(self._pid_file(daemon), str(self.conf), kill=True)
 
-    def _check_ports(self) -> None:
-        """Say it clearly: the monitor's own complaint about a taken port speaks of keyrings."""
-        port = self.port
-        if port is None or self._pid("mon"):
-            return
-        for number in (port, port + 1):
-            if not port_is_free(number):
-                raise LabError(f"port {number}, which Ceph's monitor needs, is taken by another program")
-
     def _signal(self, daemon: str, number: signal.Signals) -> None:
         pid = self._pid(daemon)
         if pid is None:
@@ -193,7 +201,7 @@ class Ceph:
 
     def _make(self) -> None:
         self._clear()
-        self._check_ports()
+        self.check_ports()
         self.directory.mkdir(parents=True, mode=0o700)
         port = self._port or free_ports(2)
         fsid = str(uuid.uuid4())
