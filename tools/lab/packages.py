@@ -65,7 +65,9 @@ def ensure(names: Iterable[str]) -> list[str]:
         except subprocess.TimeoutExpired as error:
             raise LabError(f"apt-get {words[0]} did not end within 20 minutes") from error
         if done.returncode != 0:
-            raise LabError(f"apt-get {words[0]} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+            said = (done.stdout + done.stderr).splitlines()
+            complaints = [line for line in said if line.startswith("E: ")] or said[-5:]
+            raise LabError(f"apt-get {words[0]} failed: {' '.join(complaints)}")
     return wanted
 
 
