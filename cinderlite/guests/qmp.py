@@ -218,7 +218,11 @@ class QmpHypervisor:
                 if isinstance(error.exc, ConnectionRefusedError | FileNotFoundError | ConnectionResetError | EOFError):
                     raise errors.GuestGone(machine.id) from error
                 raise errors.GuestUnreachable(machine.id, str(error)) from error
-            yield _Session(client, machine, self.command_timeout)
+            session = _Session(client, machine, self.command_timeout)
+            # Another VM, perhaps another tenant's, may have been started behind the same path meanwhile.
+            if machine.id and str((await session.do("query-uuid"))["UUID"]) != machine.id:
+                raise errors.GuestGone(machine.id)
+            yield session
         finally:
             # A client that gave up on a command would wait for it here; the connection is of no use any more then.
             with contextlib.suppress(QMPError, TimeoutError, OSError, EOFError):

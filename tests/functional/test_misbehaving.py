@@ -57,7 +57,7 @@ def test_the_volumes_of_a_killed_vm_come_back(
     written = guest.write(guest.wait_disk(volume), "before the end", 1)
     guest.kill()
     assert service.volume(volume)["status"] in ("in-use", "detaching")
-    assert service.call("GET", f"/v2.1/servers/{guest.uuid}").body["server"]["status"] == "SHUTOFF"
+    wait(lambda: statuses(service).get(guest.uuid) == "SHUTOFF", timeout=10, what="the dead VM to show")
     # The dead client's watch lapses after 30 s; before that Ceph cannot know that it will not write any more.
     service.rest(volume, "available", 60)
     assert "not running any more" in " ".join(service.messages(volume))
