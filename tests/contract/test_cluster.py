@@ -390,7 +390,7 @@ def test_no_monitor(connect: Connect, tmp_path: pathlib.Path, ceph: Any) -> None
 @pytest.mark.parametrize(
     ("otherwise", "says"),
     [
-        ({"user": "stranger"}, "key of client.stranger"),
+        ({"user": "stranger"}, "client.stranger"),
         ({"pool": "puddle"}, "no pool puddle"),
         ({"conffile": "/no"}, "/no"),
     ],

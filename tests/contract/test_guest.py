@@ -128,6 +128,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     made = RealLab(request.getfixturevalue("sockets"), ceph, request.getfixturevalue("guest_of"))
     yield made
     made.hypervisor.close()
+    for guest in made.vms.values():
+        guest.kill()
+    ceph.empty()
 
 
 def test_a_vm_is_listed_and_found(lab: Lab) -> None:

@@ -23,6 +23,7 @@ FINAL = ("available", "in-use", "error", "gone")
 @pytest.fixture
 def quiet(tmp_path: pathlib.Path, ceph: Ceph, guests: tuple[Guest, Guest], sockets: pathlib.Path) -> Any:
     """A service that is not started yet."""
+    ceph.empty()
     made = Service(tmp_path, ceph.conf, sockets)
     yield made
     made.kill()
@@ -105,9 +106,7 @@ def test_delete(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
     assert ceph.images() == []
 
 
-@pytest.mark.parametrize(
-    "point", ["begun", "qmp:1", "qmp:5", "qmp:6", "qmp:7", "qmp:8", "qmp:9", "qmp:10", "stepped", "settled"]
-)
+@pytest.mark.parametrize("point", ["begun", *(f"qmp:{n}" for n in range(1, 7)), "stepped", "settled"])
 def test_attach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
     guest = guests[0]
     before = guest.holdings()
@@ -123,7 +122,7 @@ def test_attach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
     assert guest.holdings() == before
 
 
-@pytest.mark.parametrize("point", ["begun", "qmp:11", "qmp:12", "qmp:13", "qmp:14", "qmp:15", "stepped", "settled"])
+@pytest.mark.parametrize("point", ["begun", *(f"qmp:{n}" for n in range(7, 12)), "stepped", "settled"])
 def test_detach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
     guest = guests[0]
     before = guest.holdings()

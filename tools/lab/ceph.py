@@ -10,11 +10,12 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import uuid
 
-from lab.process import LabError, end, free_ports, pid_in, run, wait
+from lab.process import LabError, end, free_ports, pid_in, port_is_free, run, wait
 
 _CONF = """\
 [global]
@@ -63,8 +64,8 @@ class Ceph:
     def __init__(
         self, directory: pathlib.Path, *, osd_size_gib: int = 10, fast_paxos: bool = True, port: int | None = None
     ) -> None:
-        self.directory = directory
-        self.conf = directory / "ceph.conf"
+        self.directory = directory.absolute()  # The daemons change to / when they go into the background.
+        self.conf = self.directory / "ceph.conf"
         self._size = osd_size_gib
         self._fast = fast_paxos
         self._port = port
@@ -75,6 +76,7 @@ class Ceph:
         """Start what does not run, after making what does not exist. Raises LabError."""
         if not (self.directory / "made").exists():
             self._make()
+        self._check_ports()
         for daemon in ("mon", "mgr", "osd"):
             if not self._pid(daemon):
                 run([f"ceph-{daemon}", "-c", self.conf, "-i", self._name(daemon)], timeout=60)
@@ -88,9 +90,13 @@ class Ceph:
 
     def destroy(self) -> None:
         """End every daemon at once and remove the data."""
-        for daemon in ("mgr", "osd", "mon"):
-            end(self._pid_file(daemon), str(self.conf), kill=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._clear()
+
+    @property
+    def port(self) -> int | None:
+        """First of the monitor's two ports: the one it has, else the one that was asked for."""
+        made = re.search(r"v2:127\.0\.0\.1:(\d+)", self._settings())
+        return int(made[1]) if made else self._port
 
     def running(self) -> bool:
         """Whether all three daemons live."""
@@ -158,6 +164,19 @@ class Ceph:
     def _pid(self, daemon: str) -> int | None:
         return pid_in(self._pid_file(daemon), str(self.conf))
 
+    def _kill(self) -> None:
+        for daemon in ("mgr", "osd", "mon"):
+            end(self._pid_file(daemon), str(self.conf), kill=True)
+
+    def _check_ports(self) -> None:
+        """Say it clearly: the monitor's own complaint about a taken port speaks of keyrings."""
+        port = self.port
+        if port is None or self._pid("mon"):
+            return
+        for number in (port, port + 1):
+            if not port_is_free(number):
+                raise LabError(f"port {number}, which Ceph's monitor needs, is taken by another program")
+
     def _signal(self, daemon: str, number: signal.Signals) -> None:
         pid = self._pid(daemon)
         if pid is None:
@@ -173,11 +192,9 @@ class Ceph:
         return bool(osds.get("num_up_osds") and status["mgrmap"].get("available"))
 
     def _make(self) -> None:
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
-        for name in ("run", "log", "crash", "mon", "mgr", "osd"):
-            (self.directory / name).mkdir(parents=True)
-        self.directory.chmod(0o700)
+        self._clear()
+        self._check_ports()
+        self.directory.mkdir(parents=True, mode=0o700)
         port = self._port or free_ports(2)
         fsid = str(uuid.uuid4())
         extra = _FAST_PAXOS if self._fast else ""
@@ -187,9 +204,23 @@ class Ceph:
             ),
             encoding="ascii",
         )
+        for name in ("run", "log", "crash", "mon", "mgr", "osd"):
+            (self.directory / name).mkdir()
         self._make_mon_and_mgr(fsid, port)
         self._make_osd()
         (self.directory / "made").touch()
+
+    def _clear(self) -> None:
+        """Remove what an interrupted start has left, its monitor included; never anything else."""
+        if not self.directory.exists():
+            return
+        if any(self.directory.iterdir()) and f"run dir = {self.directory}/run\n" not in self._settings():
+            raise LabError(f"{self.directory} is not empty and holds no cluster of the lab")
+        self._kill()
+        shutil.rmtree(self.directory)
+
+    def _settings(self) -> str:
+        return self.conf.read_text(encoding="utf-8") if self.conf.exists() else ""
 
     def _make_mon_and_mgr(self, fsid: str, port: int) -> None:
         here = self.directory
@@ -228,5 +259,7 @@ class Ceph:
         self.rbd("pool", "init", self.pool)
         rights = [part for service in ("osd", "mgr") for part in (service, f"profile rbd pool={self.pool}")]
         made = self.command("auth", "get-or-create", f"client.{self.user}", "mon", "profile rbd", *rights)
-        keyring.touch(mode=0o600)
-        keyring.write_text(made, encoding="ascii")
+        partial = keyring.with_suffix(".part")
+        partial.touch(mode=0o600)
+        partial.write_text(made, encoding="ascii")
+        partial.rename(keyring)  # Its presence says that all of this is done.

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import json
 import lzma
 import os
 import pathlib
+import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -20,6 +23,7 @@ import socket
 import subprocess
 import time
 import uuid as uuids
+from collections.abc import Iterator
 from typing import Any
 
 from lab.process import LabError, end, pid_in, run, wait
@@ -70,10 +74,15 @@ done
 
 def kernel() -> pathlib.Path:
     """The newest cloud kernel of the distribution. Raises LabError."""
-    found = sorted(pathlib.Path("/boot").glob("vmlinuz-*-cloud-amd64"))
+    found = [
+        path
+        for path in pathlib.Path("/boot").glob("vmlinuz-*-cloud-amd64")
+        if (pathlib.Path("/lib/modules") / path.name.removeprefix("vmlinuz-") / "modules.dep").exists()
+    ]
     if not found:
         raise LabError("no kernel for the guests: install linux-image-cloud-amd64")
-    return found[-1]
+    # 6.1.0-56 is newer than 6.1.0-9.
+    return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 
 def _module_files(release: str) -> list[pathlib.Path]:
@@ -108,10 +117,11 @@ def _plain(path: pathlib.Path) -> bytes:
 def initramfs(directory: pathlib.Path) -> pathlib.Path:
     """The guests' file system for the newest kernel, made once and kept in `directory`."""
     release = kernel().name.removeprefix("vmlinuz-")
-    made = directory / f"initramfs-{release}.gz"
+    recipe = hashlib.sha256("\n".join([_INIT, _DISKS, *MODULES]).encode()).hexdigest()[:8]
+    made = directory / f"initramfs-{release}-{recipe}.gz"
     if made.exists():
         return made
-    root = directory / f"initramfs-{release}"
+    root = directory / f"initramfs-{release}-{recipe}"
     shutil.rmtree(root, ignore_errors=True)
     (root / "bin").mkdir(parents=True)
     (root / "modules").mkdir()
@@ -127,14 +137,17 @@ def initramfs(directory: pathlib.Path) -> pathlib.Path:
         names.append(name)
     (root / "modules" / "order").write_text("\n".join(names), encoding="ascii")
     listing = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))) + "\n"
-    packed = subprocess.run(
-        ["cpio", "--quiet", "-o", "-H", "newc"],
-        input=listing.encode(),
-        capture_output=True,
-        check=True,
-        cwd=root,
-        timeout=60,
-    )
+    try:
+        packed = subprocess.run(
+            ["cpio", "--quiet", "-o", "-H", "newc"],
+            input=listing.encode(),
+            capture_output=True,
+            check=True,
+            cwd=root,
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LabError(f"cpio could not pack the guests' file system: {error}") from error
     partial = directory / f"{made.name}.part"
     partial.write_bytes(gzip.compress(packed.stdout, 1))
     partial.rename(made)
@@ -163,8 +176,9 @@ class Guest:
         guest_os: bool = True,
         accelerator: str = "tcg",
     ) -> None:
+        directory = directory.absolute()  # QEMU changes to / when it goes into the background.
         self.directory = directory / name
-        self.sockets = sockets or directory / "sockets"
+        self.sockets = sockets.absolute() if sockets else directory / "sockets"
         self.name = name
         self.project = project
         self.machine, self.ports, self.scsi, self.memory = machine, ports, scsi, memory
@@ -189,11 +203,11 @@ class Guest:
             path.unlink(missing_ok=True)
         (self.directory / "uuid").write_text(self.uuid, encoding="ascii")
         self._write_owner()
-        before = os.umask(0o177)  # A monitor is root over its VM: nobody else may open the sockets.
-        try:
-            run(self._arguments(), timeout=30)
-        finally:
-            os.umask(before)
+        run(self._arguments(), timeout=30)
+        # A monitor is root over its VM. -daemonize sets a umask of its own, 027: nobody else could write to the
+        # sockets before this line either.
+        for path in (self.socket, self._private, self._agent):
+            path.chmod(0o600)
         if wait_for_os and self.guest_os:
             self.ready()
 
@@ -227,32 +241,36 @@ class Guest:
 
     def freeze(self) -> None:
         """Stop the whole QEMU process, its monitors included, as on a host that hangs."""
-        os.kill(self.pid or 0, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def unfreeze(self) -> None:
         """Let the QEMU process go on."""
-        os.kill(self.pid or 0, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     # -- inside the guest
 
     def run(self, command: str, timeout: float = 30) -> str:
-        """Run a line of shell in the guest and return what it printed. Raises LabError."""
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as agent:
-            agent.settimeout(timeout)
-            try:
-                agent.connect(str(self._agent))
-                agent.sendall(command.encode() + b"\n")
-                said = b""
-                while b"<<end " not in said or not said.endswith(b">>\n"):
-                    part = agent.recv(65536)
-                    if not part:
-                        raise LabError(f"guest {self.name} closed its agent's channel")
-                    said += part
-            except OSError as error:
-                raise LabError(f"guest {self.name} did not answer to {command!r}: {error}") from error
-        text, _, code = said.decode(errors="replace").rpartition("<<end ")
-        if code.strip() != "0>>":
-            raise LabError(f"in guest {self.name} {command!r} failed: {text.strip()}")
+        """Run a line of shell in the guest and return what it printed. Raises LabError.
+
+        The answer stands between two marks of its own: one that comes late, after a time-out, is not taken for the
+        next command's.
+        """
+        if "\n" in command:
+            raise LabError("the guest's agent takes one line")
+        mark = f"<<{secrets.token_hex(4)}"
+        line = f"echo '{mark} begin'; (eval {shlex.quote(command)}); echo '{mark} '$?\n"
+        ending = re.compile(re.escape(mark).encode() + rb" (\d+)\n<<end \d+>>\n$")
+        said = b""
+        with self._connected(self._agent, timeout, command) as agent:
+            agent.sendall(line.encode())
+            while not (found := ending.search(said)):
+                part = agent.recv(65536)
+                if not part:
+                    raise LabError(f"guest {self.name} closed its agent's channel")
+                said += part
+        text = said[: found.start()].decode(errors="replace").partition(f"{mark} begin\n")[2]
+        if found[1] != b"0":
+            raise LabError(f"in guest {self.name} {command!r} failed ({found[1].decode()}): {text.strip()}")
         return text
 
     def disks(self) -> dict[str, str]:
@@ -290,18 +308,17 @@ class Guest:
 
     def qmp(self, command: str, timeout: float = 15, **arguments: Any) -> Any:
         """One command over a monitor that is not cinderlite's. Raises LabError with QEMU's complaint."""
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as monitor:
-            monitor.settimeout(timeout)
-            monitor.connect(str(self._private))
-            with monitor.makefile("rw", encoding="utf-8") as stream:
-                stream.readline()
-                for word, values in (("qmp_capabilities", {}), (command, arguments)):
-                    stream.write(json.dumps({"execute": word, "arguments": values}) + "\n")
-                    stream.flush()
-                    while True:
-                        said = json.loads(stream.readline())
-                        if "event" not in said:
-                            break
+        said: dict[str, Any] = {"event": "none yet"}
+        with (
+            self._connected(self._private, timeout, command) as monitor,
+            monitor.makefile("rw", encoding="utf-8") as stream,
+        ):
+            stream.readline()
+            for word, values in (("qmp_capabilities", {}), (command, arguments)):
+                stream.write(json.dumps({"execute": word, "arguments": values}) + "\n")
+                stream.flush()
+                while "event" in (said := json.loads(stream.readline() or '{"error": {"desc": "QEMU has ended"}}')):
+                    pass
         if "error" in said:
             raise LabError(f"{command}: {said['error']['desc']}")
         return said["return"]
@@ -324,6 +341,23 @@ class Guest:
         return {**found, "nodes": {node["node-name"] for node in self.qmp("query-named-block-nodes")}}
 
     # -- inside
+
+    @contextlib.contextmanager
+    def _connected(self, path: pathlib.Path, timeout: float, command: str) -> Iterator[socket.socket]:
+        """A connection on which no wait lasts longer than `timeout`; every failure on it is a LabError."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+            connection.settimeout(timeout)
+            try:
+                connection.connect(str(path))
+                yield connection
+            except OSError as error:
+                raise LabError(f"guest {self.name} did not answer to {command!r}: {error}") from error
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid
+        if pid is None:  # And never 0, which would be this process with its whole group.
+            raise LabError(f"guest {self.name} does not run")
+        os.kill(pid, number)
 
     def _kept_uuid(self) -> str | None:
         path = self.directory / "uuid"

@@ -21,7 +21,7 @@ from lab.process import LabError
 PYTHON = ("python3", "python3-venv", "ca-certificates")
 CEPH = ("ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "python3-rados", "python3-rbd")
 QEMU = ("qemu-system-x86", "qemu-block-extra", "qemu-utils", "seabios", "ipxe-qemu")
-LIBVIRT = ("libvirt-daemon-system", "libvirt-clients")
+LIBVIRT = ("libvirt-daemon-system", "libvirt-clients", "python3-libvirt")
 GUEST = ("linux-image-cloud-amd64", "busybox-static", "cpio")
 
 SETS = {
@@ -33,6 +33,8 @@ SETS = {
 def missing(names: Iterable[str]) -> list[str]:
     """Those of the packages that are not installed."""
     names = list(names)
+    if shutil.which("dpkg-query") is None:
+        raise LabError("this needs Debian 12: there is no dpkg here")
     shown = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\n", *names],
         capture_output=True, text=True, check=False, timeout=60,
@@ -46,8 +48,6 @@ def ensure(names: Iterable[str]) -> list[str]:
     wanted = missing(names)
     if not wanted:
         return []
-    if shutil.which("apt-get") is None:
-        raise LabError("this needs Debian 12 with apt-get")
     prefix = []
     if os.geteuid() != 0:
         if shutil.which("sudo") is None:
@@ -55,6 +55,7 @@ def ensure(names: Iterable[str]) -> list[str]:
         prefix = ["sudo", "--"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0"]
+    quiet += ["-o", "DPkg::Lock::Timeout=300"]  # A fresh machine often updates itself in the background.
     for words in (["update"], ["install", "--no-install-recommends", *wanted]):
         try:
             done = subprocess.run(

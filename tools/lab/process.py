@@ -60,11 +60,19 @@ def pid_in(path: pathlib.Path, mark: str) -> int | None:
     """
     try:
         pid = int(path.read_text(encoding="ascii").strip())
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if lives(pid, mark) else None
+
+
+def lives(pid: int, mark: str) -> bool:
+    """Whether the process runs and its command line contains `mark`."""
+    try:
         command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
         state = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        return None
-    return pid if mark in command and state.split()[0] != "Z" else None
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return mark in command and state.split()[0] != "Z"
 
 
 def end(path: pathlib.Path, mark: str, *, timeout: float = 20, kill: bool = False) -> bool:
@@ -77,12 +85,13 @@ def end(path: pathlib.Path, mark: str, *, timeout: float = 20, kill: bool = Fals
         # A process that a fault test stopped would not see TERM.
         os.kill(pid, signal.SIGCONT)
         os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
+    # The pid itself is watched, not the file: Ceph and QEMU remove theirs before they are gone.
     try:
-        wait(lambda: pid_in(path, mark) is None, timeout=timeout, what=f"process {pid} to end")
+        wait(lambda: not lives(pid, mark), timeout=timeout, what=f"process {pid} to end")
     except LabError:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        wait(lambda: pid_in(path, mark) is None, timeout=timeout, what=f"process {pid} to be killed")
+        wait(lambda: not lives(pid, mark), timeout=timeout, what=f"process {pid} to be killed")
     path.unlink(missing_ok=True)
     return True
 
