@@ -18,42 +18,49 @@ FLAVOR = Flavor("1", "small", 1, 512, 0)
 
 
 class FakeGuest:
-    """Knobs: `holds` keeps devices that are asked for, `gone` is a dead process, `silent` a hung monitor."""
+    """Knobs: `holds` keeps virtio devices as a guest without a system does, `paused` too; `gone`, `silent` (hung)."""
 
     def __init__(self, server: Server, ports: int, *, scsi: bool) -> None:
         self._server = server
         self.ports = ports
         self.scsi = scsi
         self.holds = False
+        self.paused = False
         self.gone = False
         self.silent = False
         self.held: dict[str, RbdDisk] = {}
+        self._kinds: dict[str, str] = {}
         self.missing_images: set[str] = set()
 
     @property
     def server(self) -> Server:
         """The VM, with the status that its knobs give."""
-        status = "SHUTOFF" if self.gone else "ERROR" if self.silent else self._server.status
+        status = "PAUSED" if self.paused else self._server.status
+        status = "SHUTOFF" if self.gone else "ERROR" if self.silent else status
         return dataclasses.replace(self._server, status=status)
 
     def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
         """Hold the disk, on a port if one is free, else on the SCSI controller if there is one."""
         self._reach()
-        kind = "/dev/vd" if len(self.held) < self.ports or disk.volume_id in self.held else "/dev/sd"
-        if kind == "/dev/sd" and not self.scsi:
-            raise errors.NoFreePlace("The server has no free hot-plug port and no virtio-scsi controller.")
-        if disk.image in self.missing_images:
-            raise errors.GuestRefused(f"error reading header from {disk.image}: No such file or directory")
-        self.held[disk.volume_id] = disk
-        return disks.name(kind, taken, 0)
+        if disk.volume_id not in self.held:
+            kind = "/dev/vd" if list(self._kinds.values()).count("/dev/vd") < self.ports else "/dev/sd"
+            if kind == "/dev/sd" and not self.scsi:
+                raise disks.no_free_place()
+            if disk.image in self.missing_images:
+                raise errors.GuestRefused(f"error reading header from {disk.image}: No such file or directory")
+            self.held[disk.volume_id] = disk
+            self._kinds[disk.volume_id] = kind
+        return disks.name(self._kinds[disk.volume_id], taken, 0)
 
     def detach(self, volume_id: str, wait: float) -> None:
         """Let the disk go, unless this guest holds on to it."""
         del wait
         self._reach()
-        if self.holds and volume_id in self.held:
+        # A SCSI disk goes without the guest being asked.
+        if (self.holds or self.paused) and self._kinds.get(volume_id) == "/dev/vd":
             raise errors.DeviceHeld(self._server.id)
         self.held.pop(volume_id, None)
+        self._kinds.pop(volume_id, None)
 
     def disks(self) -> frozenset[str]:
         """What is held."""

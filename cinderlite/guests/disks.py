@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure: which QMP commands make an RBD image a disk, which undo them, where a disk finds room, what it is called.
 
-Every name follows from the volume's id, so that a retry, a detach and a recovery after a crash find the same things.
-The nodes from top to bottom: device → throttle filter → rbd. The filter is always there, without limits at first: it
-cannot be slipped under a running device later.
+Nothing here talks to QEMU; `qmp` sends what is made here. Every name follows from the volume's id, so that a retry, a
+detach and a recovery after a crash find the same things. The nodes from top to bottom: device → throttle filter → rbd.
+The filter is always there, without limits at first: it cannot be slipped under a running device later.
+
+What a newcomer gets wrong: "the next port" is not the next *free* port, see `places`; and the device name is a guess
+of what the guest's kernel will say, see `name`: the serial number is what holds.
 """
 
 from __future__ import annotations
@@ -77,14 +80,33 @@ def secret(volume_id: str) -> str:
     return f"s{short(volume_id)}"
 
 
+def volume_of(node: str) -> str:
+    """The volume that a node, group or secret of ours belongs to. Raises ValueError for a name that is not ours."""
+    return str(uuid.UUID(bytes=base64.b32decode(node[1:].upper() + "======")))
+
+
 def volumes(peripherals: Sequence[Arguments]) -> frozenset[str]:
     """Ids of the volumes among the devices that `qom-list /machine/peripheral` gave."""
     names = (str(one["name"]) for one in peripherals)
-    return frozenset(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    found = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    return frozenset(one for one in found if _is_uuid(one))
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def attach(disk: RbdDisk, place: Place) -> Iterator[Command]:
     """The commands that plug a disk in, in their order."""
+    yield from open_image(disk)
+    yield plug(disk, place)
+
+
+def open_image(disk: RbdDisk) -> Iterator[Command]:
+    """The commands that open the image and make the node that a device can use, wherever it will be plugged in."""
     volume = disk.volume_id
     if disk.key is not None:
         held = {"qom-type": "secret", "id": secret(volume), "format": "base64", "data": disk.key}
@@ -97,7 +119,11 @@ def attach(disk: RbdDisk, place: Place) -> Iterator[Command]:
         "object-add", {"qom-type": "throttle-group", "id": group(volume)}, ("object-del", {"id": group(volume)})
     )
     yield Command("blockdev-add", _throttle(disk), ("blockdev-del", {"node-name": top_node(volume)}))
-    yield Command("device_add", _device(disk, place))
+
+
+def plug(disk: RbdDisk, place: Place) -> Command:
+    """The command that makes the open image a disk of the guest."""
+    return Command("device_add", _device(disk, place))
 
 
 def detach(volume_id: str) -> Iterator[Command]:
@@ -157,42 +183,75 @@ def _device(disk: RbdDisk, place: Place) -> dict[str, Any]:
     return device
 
 
-def place(machine: str, pci: Sequence[Arguments], peripherals: Sequence[Arguments]) -> Place:
-    """Where the next disk goes, from what `query-pci` and `qom-list /machine/peripheral` gave. Raises NoFreePlace.
+def places(machine: str, pci: Sequence[Arguments], peripherals: Sequence[Arguments]) -> list[Place]:
+    """Where the next disk can go, best first, from `query-pci` and `qom-list /machine/peripheral`. Raises NoFreePlace.
 
     A PCIe root port takes one device; a second one is accepted in silence by QEMU 7.2, never seen by the guest and
-    never let go. So only an *empty* port counts, and the slot is named.
+    never let go. So only an *empty* port counts, and the slot is named. Whether a port or bus is made for hot-plug at
+    all is not in these answers: QEMU says so when it is tried, and the next place is taken.
     """
-    types = {str(one["name"]): str(one["type"]) for one in peripherals}
+    types = _types(peripherals)
     devices = [device for bus in pci for device in bus["devices"]]
-    for device in devices:
-        name = device["qdev_id"]
-        is_port = types.get(name) == "child<pcie-root-port>" and device["class_info"]["class"] == _BRIDGE
-        if is_port and not device.get("pci_bridge", {}).get("devices"):
-            return Place("virtio-blk-pci", name, "0x0", "/dev/vd")
+    found = [Place("virtio-blk-pci", port, "0x0", "/dev/vd") for port in _empty_ports(devices, types)]
     if "i440fx" in machine and len({device["slot"] for device in devices if device["bus"] == 0}) < _SLOTS:
-        return Place("virtio-blk-pci", "pci.0", None, "/dev/vd")
-    for name, kind in types.items():
-        if kind == "child<virtio-scsi-pci>":
-            return Place("scsi-hd", f"{name}.0", None, "/dev/sd")
-    raise errors.NoFreePlace(
+        found.append(Place("virtio-blk-pci", "pci.0", None, "/dev/vd"))
+    controllers = sorted(name for name, kind in types.items() if kind.startswith("virtio-scsi-"))
+    found += [Place("scsi-hd", f"{name}.0", None, "/dev/sd") for name in controllers]
+    if not found:
+        raise no_free_place()
+    return found
+
+
+def place(machine: str, pci: Sequence[Arguments], peripherals: Sequence[Arguments]) -> Place:
+    """The best of `places`. Raises NoFreePlace."""
+    return places(machine, pci, peripherals)[0]
+
+
+def no_free_place() -> errors.NoFreePlace:
+    """The error that tells what to do."""
+    return errors.NoFreePlace(
         "The server has no free hot-plug port and no virtio-scsi controller. Detach a volume from it, or start it "
         "with more pcie-root-port devices or with a virtio-scsi-pci device."
     )
 
 
-def foreign(kind: str, block: Sequence[Arguments]) -> int:
-    """How many disks of a kind ("/dev/vd", "/dev/sd") the guest has that are not ours, by `query-blockstats`."""
-    paths = (str(one.get("qdev", "")) for one in block)
-    theirs = [path for path in paths if path and PREFIX not in path]
-    return sum(1 for path in theirs if path.endswith("/virtio-backend") == (kind == "/dev/vd"))
+def _empty_ports(devices: Sequence[Arguments], types: Mapping[str, str]) -> Iterator[str]:
+    for device in devices:
+        is_port = types.get(device["qdev_id"]) == "pcie-root-port" and device["class_info"]["class"] == _BRIDGE
+        if is_port and not device.get("pci_bridge", {}).get("devices"):
+            yield device["qdev_id"]
+
+
+def _types(listed: Sequence[Arguments]) -> dict[str, str]:
+    """Device → driver, from what `qom-list` gave."""
+    return {str(one["name"]): str(one["type"]).removeprefix("child<").removesuffix(">") for one in listed}
+
+
+def foreign(kind: str, block: Sequence[Arguments], listed: Sequence[Arguments]) -> int:
+    """How many disks of a kind ("/dev/vd", "/dev/sd") the guest has that are not ours.
+
+    From `query-blockstats`, which names every device but not its driver, and from `qom-list` of /machine/peripheral
+    and /machine/peripheral-anon together, which have the driver.
+    """
+    types = _types(listed)
+    paths = (str(one.get("qdev") or "") for one in block)
+    return sum(1 for path in paths if path and PREFIX not in path and _letters_of(path, types) == kind)
+
+
+def _letters_of(path: str, types: Mapping[str, str]) -> str | None:
+    """How Linux begins the name of a device; None for one that is no disk to it, or has names of another form."""
+    if path.endswith("/virtio-backend"):
+        return "/dev/vd"
+    driver = types.get(path.rpartition("/")[2], "")
+    return None if driver == "nvme" or driver.endswith(("-cd", "floppy")) else "/dev/sd"
 
 
 def name(kind: str, taken: Collection[str], others: int) -> str:
     """The first free device name of a kind, after `others` disks that were there before: /dev/vdb, …, /dev/vdaa.
 
-    It is what the guest's kernel chooses for a disk that is plugged in now; udev rules and reboots may choose others,
-    which is why guests should look for the serial number.
+    It is what the guest's kernel chooses for a disk that is plugged in now, if the guest has let go of every name that
+    is not in `taken`. It stays the answer for as long as the caller keeps it; a reboot orders the disks anew, and udev
+    may do as it likes, which is why guests should look for the serial number.
     """
     candidates = (f"{kind}{letters}" for letters in _letters())
     return next(found for found in itertools.islice(candidates, others, None) if found not in taken)

@@ -1,35 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMs behind a directory of QMP sockets.
+"""VMs behind a directory of QMP sockets: how they are found, asked and told. What is said is made in `disks`.
 
-`NAME.sock` is a VM's monitor; `NAME.json` beside it says whose it is. The VM's id and name are asked of QEMU itself.
-A monitor takes one client at a time and tells events only to who is there, so a connection is made for one operation,
-kept for as short as can be, and thrown away after a time-out: the command may still happen, and only looking tells.
+A VM's id, name and status are asked of QEMU itself; whose it is says the file beside its socket (`inventory`). A
+monitor takes one client at a time and tells events only to who is there, so a connection is made for one operation and
+kept for as short as can be; operations on one VM queue up.
 
-All traffic runs on one asyncio loop in one thread of the process, begun at the first use (so after a fork).
+What a newcomer gets wrong: a command that got no answer in time may still happen. That is `GuestTimeout`, nothing is
+rolled back then, and only looking again tells. And a path is not a VM: another one may listen there since, so every
+operation first asks who answers.
+
+How one connection is made, used and ended is in `monitor`. All traffic runs on one asyncio loop in one thread of the
+process, begun at the first use (so after a fork).
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
-import datetime
-import json
-import logging
 import pathlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener
 
 from cinderlite import errors
-from cinderlite.guests import Flavor, RbdDisk, Server, disks
+from cinderlite.guests import RbdDisk, Server, disks, inventory, monitor
 from cinderlite.guests.disks import Place
-
-# At DEBUG the library logs every message, the cephx key in it; and its errors are ours to report.
-logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+from cinderlite.guests.monitor import Monitor, Question, Refused
 
 #: Nova's words for QEMU's run states; one that is not here is ERROR.
 STATUS = {
@@ -37,34 +38,44 @@ STATUS = {
     "suspended": "SUSPENDED", "shutdown": "SHUTOFF", "postmigrate": "SHUTOFF", "finish-migrate": "ACTIVE",
     "restore-vm": "PAUSED", "save-vm": "PAUSED", "watchdog": "PAUSED",
 }  # fmt: skip
-#: Most bytes of an owner file that are read.
-OWNER_MOST = 65536
 #: Seconds between two looks whether a device is gone whose event may have been lost.
 LOOK_AGAIN = 0.5
-#: Seconds that one operation may take in all, whatever its parts add up to.
+#: Seconds that a node may still be in use after its device was seen to be gone.
+RELEASE_MOST = 2.0
+#: Seconds that one operation may take in all beside what it was told to wait, whatever its parts add up to.
 OPERATION_MOST = 120.0
 
-#: The size of a VM whose owner file names none.
-UNKNOWN = Flavor("0", "unknown", 0, 0, 0)
+# Questions that do not touch Ceph: they are answered even while an OSD is frozen.
+PERIPHERALS: Question = ("qom-list", {"path": "/machine/peripheral"})
+ANONYMOUS: Question = ("qom-list", {"path": "/machine/peripheral-anon"})
+MACHINE_TYPE: Question = ("qom-get", {"path": "/machine", "property": "type"})
+BLOCK: Question = ("query-blockstats", {})
+PCI: Question = ("query-pci", {})
 
 T = TypeVar("T")
 Observe = Callable[[str, float, bool], None]
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class _Machine:
     """What is known of the VM behind one socket."""
 
     path: pathlib.Path
-    stamp: tuple[int, int]
+    stamp: inventory.Stamp
     lock: asyncio.Lock
     id: str = ""
     name: str = ""
     status: str = "ERROR"
-    #: QEMU's name of the machine type, which does not change while it runs.
-    type: str = ""
     #: When it was last asked how it is, by the monotonic clock.
     asked: float = 0.0
+    #: Whether its monitor did not answer the last time: nobody waits for it again then, lists least of all.
+    hung: bool = False
+    asking: asyncio.Task[None] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of two with one id (one is a former start's) the higher is meant."""
+        return {"SHUTOFF": 0, "ERROR": 1}.get(self.status, 2)
 
 
 class QmpHypervisor:
@@ -92,6 +103,7 @@ class QmpHypervisor:
         self._machines: dict[pathlib.Path, _Machine] = {}
         self._looked = 0.0
         self._starting = threading.Lock()
+        self._closed = False
         self._scanning: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -100,50 +112,66 @@ class QmpHypervisor:
 
     def servers(self) -> Sequence[Server]:
         """Every VM there is, running or known to be shut off; one that is stuck does not hold the others up."""
-        self._run("servers", self._scan())
-        return [server for machine in list(self._machines.values()) if (server := self._server(machine))]
+        self._run("servers", "", self._scan())
+        best: dict[str, _Machine] = {}
+        for machine in list(self._machines.values()):
+            if machine.id and (machine.id not in best or machine.rank > best[machine.id].rank):
+                best[machine.id] = machine
+        return [self._server(machine) for machine in best.values()]
 
     def find(self, server_id: str) -> QmpGuest:
         """The VM of that UUID, running or not. Raises ServerNotFound."""
         machine = self._known(server_id)
-        if machine is None:
-            self._run("find", self._scan(force=True))
+        if machine is None or inventory.stamp(machine.path) != machine.stamp:
+            self._run("find", server_id, self._scan(only_new=True))
             machine = self._known(server_id)
-        if machine is not None:
-            if time.monotonic() - machine.asked >= self._refresh:
-                self._run("find", self._ask(machine))
-            if self._server(machine) is not None and machine.id == server_id:
-                return QmpGuest(self, machine)
-        raise errors.ServerNotFound(server_id)
+        if machine is not None and time.monotonic() - machine.asked >= self._refresh:
+            self._run("find", server_id, self._ask(machine))
+            machine = self._known(server_id)
+        if machine is None:
+            raise errors.ServerNotFound(server_id)
+        return QmpGuest(self, machine)
 
     def close(self) -> None:
-        """Let go of the thread and its connections."""
+        """Let go of the thread and its connections; what is under way ends with GuestTimeout."""
         with self._starting:
+            self._closed = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is not None and thread is not None:
+            # Each connection is given its time to close; the loop stops after that in any case.
+            ended = asyncio.run_coroutine_threadsafe(_cancel_all(2 * monitor.CLOSE_MOST), loop)
+            concurrent.futures.wait([ended], 3 * monitor.CLOSE_MOST)
             loop.call_soon_threadsafe(loop.stop)
-            thread.join(self.command_timeout)
+            thread.join(monitor.CLOSE_MOST)
             if not thread.is_alive():
                 loop.close()
 
     # -- the loop
 
-    def _run(self, verb: str, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, verb: str, server_id: str, work: Coroutine[Any, Any, T], wait: float = 0.0) -> T:
+        most = OPERATION_MOST + wait
         with self._starting:
+            if self._closed:
+                work.close()
+                raise errors.GuestUnreachable(server_id, "the service is stopping")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._scanning = asyncio.Lock()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
                 self._thread.start()
-            loop = self._loop
+            future = asyncio.run_coroutine_threadsafe(_within(most, work), self._loop)
         began = time.monotonic()
         ok = False
         try:
-            result = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, OPERATION_MOST), loop).result()
+            # The loop ends it in time; should the loop itself be stuck, the caller is not.
+            result = future.result(most + 2 * monitor.CLOSE_MOST)
             ok = True
         except TimeoutError as error:
-            raise errors.GuestTimeout("", f"{verb} took longer than {OPERATION_MOST:g} s") from error
+            future.cancel()
+            raise errors.GuestTimeout(server_id, f"{verb} took longer than {most:g} s") from error
+        except concurrent.futures.CancelledError as error:
+            raise errors.GuestTimeout(server_id, f"the service was stopped in {verb}") from error
         finally:
             self._observe(verb, time.monotonic() - began, ok)
         return result
@@ -151,152 +179,86 @@ class QmpHypervisor:
     # -- which VMs there are
 
     def _known(self, server_id: str) -> _Machine | None:
-        return next((machine for machine in list(self._machines.values()) if machine.id == server_id), None)
+        found = [machine for machine in list(self._machines.values()) if machine.id == server_id]
+        return max(found, key=lambda machine: machine.rank, default=None)
 
-    async def _scan(self, *, force: bool = False) -> None:
-        """Bring what is known up to date: all monitors are asked at the same time."""
+    def _server(self, machine: _Machine) -> Server:
+        owner = inventory.owner(machine.path)
+        return Server(
+            machine.id, machine.name, machine.status, owner.project_id, owner.user_id, self.host, owner.created,
+            owner.flavor, owner.metadata,
+        )  # fmt: skip
+
+    async def _scan(self, *, only_new: bool = False) -> None:
+        """Bring what is known up to date: all monitors (or the new ones) are asked at the same time."""
         if self._scanning is None:
             raise errors.GuestUnreachable("", "the service is stopping")
         async with self._scanning:
-            if not force and time.monotonic() - self._looked < self._refresh:
+            if not only_new and time.monotonic() - self._looked < self._refresh:
                 return
-            found = dict(_sockets(self.directory))
+            found = dict(inventory.sockets(self.directory))
             for path in self._machines.keys() - found.keys():
                 del self._machines[path]
             for path, stamp in found.items():
                 known = self._machines.get(path)
                 if known is None or known.stamp != stamp:
                     self._machines[path] = _Machine(path, stamp, known.lock if known else asyncio.Lock())
-            await asyncio.gather(*(self._ask(machine) for machine in self._machines.values()))
-            self._looked = time.monotonic()
+            asked = [machine for machine in self._machines.values() if not (only_new and machine.id)]
+            patient = [self._asking(machine) for machine in asked if not machine.hung]
+            for machine in asked:
+                self._asking(machine)
+            await asyncio.gather(*(asyncio.shield(task) for task in patient))
+            if not only_new:
+                self._looked = time.monotonic()
 
     async def _ask(self, machine: _Machine) -> None:
+        await asyncio.shield(self._asking(machine))
+
+    def _asking(self, machine: _Machine) -> asyncio.Task[None]:
+        """The question how a VM is, put once however many want to know."""
+        if machine.asking is None or machine.asking.done():
+            machine.asking = asyncio.get_running_loop().create_task(self._question(machine))
+        return machine.asking
+
+    async def _question(self, machine: _Machine) -> None:
         """Ask one VM who and how it is; what cannot be asked now keeps what was known of it."""
         if machine.lock.locked() and machine.id:
             return  # Somebody is working on it: it lives.
         machine.asked = time.monotonic()
         try:
-            async with self._session(machine) as qmp:
-                if not machine.id:
-                    machine.id = str((await qmp.do("query-uuid"))["UUID"])
-                    machine.name = str((await qmp.do("query-name")).get("name") or machine.path.stem)
-                machine.status = STATUS.get((await qmp.do("query-status"))["status"], "ERROR")
+            async with asyncio.timeout(self.connect_timeout), self._session(machine) as qmp:
+                who, called, how = await qmp.ask(("query-uuid", {}), ("query-name", {}), ("query-status", {}))
+                machine.id = inventory.identity(who["UUID"])
+                machine.name = str(called.get("name") or machine.path.stem)
+                machine.status, machine.hung = STATUS.get(how["status"], "ERROR"), False
         except errors.GuestGone:
-            machine.status = "SHUTOFF"
-            if not machine.id:
-                machine.id, machine.name = _owner(machine.path).id, machine.path.stem
-        except errors.Unavailable:
-            machine.status = "ERROR"
-            if not machine.id:
-                machine.id, machine.name = _owner(machine.path).id, machine.path.stem
+            self._unasked(machine, "SHUTOFF", hung=False)
+        except (errors.CinderliteError, TimeoutError):
+            self._unasked(machine, "ERROR", hung=True)
+        except (LookupError, TypeError, AttributeError, ValueError):  # Whatever answered, it is no QEMU.
+            self._unasked(machine, "ERROR", hung=True)
 
-    def _server(self, machine: _Machine) -> Server | None:
+    @staticmethod
+    def _unasked(machine: _Machine, status: str, *, hung: bool) -> None:
+        machine.status, machine.hung = status, hung
         if not machine.id:
-            return None
-        owner = _owner(machine.path)
-        return Server(
-            machine.id, machine.name, machine.status, owner.project_id, owner.user_id, self.host, owner.created,
-            owner.flavor, owner.metadata,
-        )  # fmt: skip
+            machine.id, machine.name = inventory.owner(machine.path).id, machine.path.stem
 
     # -- talking to one
 
     @contextlib.asynccontextmanager
-    async def _session(self, machine: _Machine) -> AsyncIterator[_Session]:
+    async def _session(self, machine: _Machine) -> AsyncIterator[Monitor]:
         """The one connection to a VM's monitor. Raises GuestGone, GuestUnreachable."""
-        try:
-            await asyncio.wait_for(machine.lock.acquire(), self.command_timeout)
-        except TimeoutError as error:
-            raise errors.GuestUnreachable(machine.id, "another operation on it takes long") from error
-        client = QMPClient("cinderlite")
-        try:
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                await asyncio.wait_for(client.connect(str(machine.path)), self.connect_timeout)
+                async with asyncio.timeout(self.command_timeout):
+                    await machine.lock.acquire()
             except TimeoutError as error:
-                raise errors.GuestUnreachable(machine.id, "no greeting in time") from error
-            except ConnectError as error:
-                if isinstance(error.exc, ConnectionRefusedError | FileNotFoundError | ConnectionResetError | EOFError):
-                    raise errors.GuestGone(machine.id) from error
-                raise errors.GuestUnreachable(machine.id, str(error)) from error
-            session = _Session(client, machine, self.command_timeout)
-            # Another VM, perhaps another tenant's, may have been started behind the same path meanwhile.
-            if machine.id and str((await session.do("query-uuid"))["UUID"]) != machine.id:
-                raise errors.GuestGone(machine.id)
-            yield session
-        finally:
-            # A client that gave up on a command would wait for it here; the connection is of no use any more then.
-            with contextlib.suppress(QMPError, TimeoutError, OSError, EOFError):
-                await asyncio.wait_for(client.disconnect(), 1)
-            machine.lock.release()
-
-
-class _Session:
-    """An open connection to one monitor."""
-
-    def __init__(self, client: QMPClient, machine: _Machine, timeout: float) -> None:
-        self.client = client
-        self.machine = machine
-        self.timeout = timeout
-
-    async def do(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """One command. Raises GuestRefused with QEMU's words, GuestTimeout, GuestGone."""
-        try:
-            return await asyncio.wait_for(self.client.execute(command, dict(arguments or {})), self.timeout)
-        except TimeoutError as error:
-            raise errors.GuestTimeout(self.machine.id, f"{command} is without an answer") from error
-        except ExecuteError as error:
-            # Not chained: the library's error carries what was sent, which may be a key.
-            raise _Refused(error.error_class, str(error)) from None
-        except (QMPError, EOFError, OSError):
-            raise await self._lost(command) from None
-
-    async def _lost(self, command: str) -> errors.CinderliteError:
-        """The connection broke: because the VM ended, or something else."""
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(self.machine.path)), 1)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return errors.GuestGone(self.machine.id)
-        except (TimeoutError, OSError):
-            return errors.GuestTimeout(self.machine.id, f"the connection broke in {command}")
-        writer.close()
-        return errors.GuestTimeout(self.machine.id, f"the connection broke in {command}")
-
-    async def peripherals(self) -> Sequence[Mapping[str, Any]]:
-        """Devices with an id; does not touch Ceph, so it answers even when an OSD does not."""
-        return await self.do("qom-list", {"path": "/machine/peripheral"})  # type: ignore[no-any-return]
-
-    async def try_(self, command: str, arguments: Mapping[str, Any]) -> None:
-        """A command that may find nothing to do."""
-        try:
-            await self.do(command, arguments)
-        except _Refused as error:
-            if not error.says_missing:
-                raise
-
-
-class _Refused(errors.GuestRefused):
-    """QEMU's answer that it will not."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.text = text
-
-    @property
-    def says_missing(self) -> bool:
-        """Whether the thing is not there (any more)."""
-        words = ("Failed to find node", "Cannot find", "not found", "does not exist")
-        return self.kind == "DeviceNotFound" or any(word in self.text for word in words)
-
-    @property
-    def says_duplicate(self) -> bool:
-        """Whether a thing of that name is there already."""
-        return "uplicate" in self.text
-
-    @property
-    def says_pending(self) -> bool:
-        """Whether an unplug is under way already."""
-        return "in the process of unplug" in self.text
+                raise errors.GuestUnreachable(machine.id, "another operation on it takes long") from error
+            stack.callback(machine.lock.release)
+            yield await stack.enter_async_context(
+                monitor.connect(machine.path, machine.id, self.connect_timeout, self.command_timeout)
+            )
 
 
 class QmpGuest:
@@ -308,64 +270,91 @@ class QmpGuest:
 
     @property
     def server(self) -> Server:
-        """The VM as its tenant sees it, as just asked. Raises ServerNotFound."""
-        server = self._hypervisor._server(self._machine)
-        if server is None:
-            raise errors.ServerNotFound(self._machine.id)
-        return server
+        """The VM as its tenant sees it, as just asked."""
+        return self._hypervisor._server(self._machine)
 
     def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
         """See `guests.Guest.attach`."""
-        return self._hypervisor._run("attach", self._attach(disk, taken))
+        return self._hypervisor._run("attach", self._machine.id, self._attach(disk, taken))
 
     def detach(self, volume_id: str, wait: float) -> None:
         """See `guests.Guest.detach`."""
-        self._hypervisor._run("detach", self._detach(volume_id, wait))
+        self._hypervisor._run("detach", self._machine.id, self._detach(volume_id, wait), wait)
 
     def disks(self) -> frozenset[str]:
         """See `guests.Guest.disks`."""
-        return self._hypervisor._run("disks", self._disks())
+        return self._hypervisor._run("disks", self._machine.id, self._disks())
 
     async def _disks(self) -> frozenset[str]:
         async with self._hypervisor._session(self._machine) as qmp:
-            return disks.volumes(await qmp.peripherals())
+            [there] = await qmp.ask_guest(PERIPHERALS)
+            return disks.volumes(there)
 
     async def _attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
         async with self._hypervisor._session(self._machine) as qmp:
-            there = await qmp.peripherals()
-            block = await qmp.do("query-blockstats")
+            there, unnamed, block, pci, machine = await qmp.ask_guest(PERIPHERALS, ANONYMOUS, BLOCK, PCI, MACHINE_TYPE)
             if disk.volume_id in disks.volumes(there):
-                kind = await self._kind(qmp, disk.volume_id)
-                return disks.name(kind, taken, disks.foreign(kind, block))
-            if not self._machine.type:
-                self._machine.type = await qmp.do("qom-get", {"path": "/machine", "property": "type"})
-            place = disks.place(self._machine.type, await qmp.do("query-pci"), there)
-            try:
-                await self._plug(qmp, disk, place)
-            except _Refused as error:
-                if not error.says_duplicate:
-                    raise
-                # What an interrupted attach left without a device; ours by its name, and of no use to anybody.
-                await self._clear(qmp, disk.volume_id)
-                await self._plug(qmp, disk, place)
-            return disks.name(place.letters, taken, disks.foreign(place.letters, block))
+                letters = await self._letters(qmp, disk)
+            else:
+                places = disks.places(machine, pci, there)
+                try:
+                    place = await self._plug(qmp, disk, places)
+                except Refused as error:
+                    if not error.says_duplicate:
+                        raise
+                    # What an interrupted attach left without a device; ours by its name, and of no use to anybody.
+                    await self._clear(qmp, disk.volume_id)
+                    place = await self._plug(qmp, disk, places)
+                letters = place.letters
+            return disks.name(letters, taken, disks.foreign(letters, block, [*there, *unnamed]))
 
-    async def _kind(self, qmp: _Session, volume_id: str) -> str:
-        path = f"/machine/peripheral/{disks.device_id(volume_id)}"
-        driver = await qmp.do("qom-get", {"path": path, "property": "type"})
+    async def _letters(self, qmp: Monitor, disk: RbdDisk) -> str:
+        """How the name of a disk begins that is there already. Raises GuestRefused if it is not what we plug in."""
+        path = _path(disk.volume_id)
+        driver, node = await qmp.ask(
+            ("qom-get", {"path": path, "property": "type"}), ("qom-get", {"path": path, "property": "drive"})
+        )
+        if node != disks.top_node(disk.volume_id):
+            raise errors.GuestRefused(f"a device of the volume's name is there, but uses {node or 'nothing'}")
         return "/dev/sd" if driver == "scsi-hd" else "/dev/vd"
 
-    async def _plug(self, qmp: _Session, disk: RbdDisk, place: Place) -> None:
+    async def _plug(self, qmp: Monitor, disk: RbdDisk, places: Sequence[Place]) -> Place:
+        """Every step, or none if QEMU refuses one; after a time-out nobody knows, and nothing more is sent."""
         undo: list[tuple[str, Mapping[str, Any]]] = []
         try:
-            for command in disks.attach(disk, place):
+            for command in disks.open_image(disk):
                 await qmp.do(command.name, command.arguments)
                 if command.undo is not None:
                     undo.append(command.undo)
-        except _Refused:
+            place = await self._device(qmp, disk, places)
+        except (Refused, errors.NoFreePlace):
             for name, arguments in reversed(undo):
-                await qmp.try_(name, arguments)
+                # What cannot be undone is found and removed by the next attach or detach; the first reason counts.
+                with contextlib.suppress(Refused):
+                    await qmp.do(name, arguments)
             raise
+        if place.address is not None:
+            await self._verify(qmp, disk)
+        return place
+
+    @staticmethod
+    async def _device(qmp: Monitor, disk: RbdDisk, places: Sequence[Place]) -> Place:
+        for place in places:
+            command = disks.plug(disk, place)
+            try:
+                await qmp.do(command.name, command.arguments)
+            except Refused as error:
+                if not error.says_elsewhere:
+                    raise
+            else:
+                return place
+        raise disks.no_free_place()
+
+    async def _verify(self, qmp: Monitor, disk: RbdDisk) -> None:
+        """Only what sits in slot 0 of a port is seen by the guest, and can ever be unplugged."""
+        address = await qmp.do("qom-get", {"path": _path(disk.volume_id), "property": "addr"})
+        if address != 0:
+            raise errors.GuestTimeout(self._machine.id, "the disk is not where the guest can see it")
 
     async def _detach(self, volume_id: str, wait: float) -> None:
         device = disks.device_id(volume_id)
@@ -377,84 +366,59 @@ class QmpGuest:
 
         async with self._hypervisor._session(self._machine) as qmp:
             with qmp.client.listener("DEVICE_DELETED", ours) as deleted:
-                if volume_id in disks.volumes(await qmp.peripherals()):
+                [there] = await qmp.ask_guest(PERIPHERALS)
+                if volume_id in disks.volumes(there):
                     try:
                         await qmp.try_("device_del", {"id": device})
-                    except _Refused as error:
+                    except Refused as error:
                         if not error.says_pending:
                             raise
                     if not await self._gone(qmp, deleted, volume_id, wait):
                         raise errors.DeviceHeld(self._machine.id)
             await self._clear(qmp, volume_id)
 
-    async def _gone(self, qmp: _Session, deleted: EventListener, volume_id: str, wait: float) -> bool:
+    @staticmethod
+    async def _gone(qmp: Monitor, deleted: EventListener, volume_id: str, wait: float) -> bool:
         """Wait for the device to be gone: for the event, and by looking, as an event can be lost."""
         deadline = time.monotonic() + wait
         while True:
             left = deadline - time.monotonic()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(deleted.get(), max(min(left, LOOK_AGAIN), 0.05))
+                async with asyncio.timeout(max(min(left, LOOK_AGAIN), 0.05)):
+                    await deleted.get()
                 return True
-            if volume_id not in disks.volumes(await qmp.peripherals()):
+            if volume_id not in disks.volumes(await qmp.do(*PERIPHERALS)):
                 return True
             if left <= 0:
                 return False
 
     @staticmethod
-    async def _clear(qmp: _Session, volume_id: str) -> None:
-        """Remove what is left of a disk without a device."""
+    async def _clear(qmp: Monitor, volume_id: str) -> None:
+        """Remove what is left of a disk without a device, each part when its last user has let it go."""
+        deadline = time.monotonic() + RELEASE_MOST
         for command in disks.detach(volume_id):
-            await qmp.try_(command.name, command.arguments)
+            while True:
+                try:
+                    await qmp.try_(command.name, command.arguments)
+                    break
+                except Refused as error:
+                    if not error.says_used or time.monotonic() > deadline:
+                        raise
+                await asyncio.sleep(0.05)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Owner:
-    """What a VM's owner file says; nobody's VM without one."""
-
-    created: datetime.datetime
-    id: str = ""
-    project_id: str = ""
-    user_id: str = ""
-    flavor: Flavor = UNKNOWN
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+def _path(volume_id: str) -> str:
+    return f"/machine/peripheral/{disks.device_id(volume_id)}"
 
 
-def _sockets(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, tuple[int, int]]]:
-    """The monitors there are, each with a mark that changes when its VM is started anew."""
-    try:
-        for path in sorted(directory.glob("*.sock")):
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                yield path, (status.st_ino, status.st_mtime_ns)
-    except OSError as error:
-        raise errors.GuestUnreachable("", f"the directory of monitors cannot be read: {error.strerror}") from error
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(seconds):
+        return await work
 
 
-def _owner(path: pathlib.Path) -> _Owner:
-    """The owner of the VM behind a socket. A file that cannot be read hides no other VM: its own is nobody's."""
-    file = path.with_suffix(".json")
-    created = _born(file) or _born(path) or datetime.datetime.now(datetime.UTC)
-    try:
-        with file.open("rb") as stream:
-            said = json.loads(stream.read(OWNER_MOST))
-        flavor = said.get("flavor") or {}
-        return _Owner(
-            created=created,
-            id=str(said.get("id", "")).lower(),
-            project_id=str(said["project_id"]),
-            user_id=str(said.get("user_id", "")),
-            flavor=Flavor(
-                str(flavor.get("id", "0")), str(flavor.get("name", "unknown")), int(flavor.get("vcpus", 0)),
-                int(flavor.get("ram", 0)), int(flavor.get("disk", 0)),
-            ),
-            metadata={str(key): str(value) for key, value in (said.get("metadata") or {}).items()},
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _Owner(created)
-
-
-def _born(path: pathlib.Path) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
-    except FileNotFoundError:
-        return None
+async def _cancel_all(most: float) -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=most)

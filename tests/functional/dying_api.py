@@ -16,7 +16,7 @@ from typing import Any
 
 from cinderlite.cmd import api
 from cinderlite.core import states
-from cinderlite.guests import qmp
+from cinderlite.guests import monitor
 
 POINT, _, COUNT = os.environ["DIE_AT"].partition(":")
 VERB = os.environ["DIE_VERB"]
@@ -56,11 +56,11 @@ def break_states() -> None:
 
 def break_qmp() -> None:
     """Die before the N-th command that changes something."""
-    do = qmp._Session.do
+    do = monitor.Monitor.do
     changing = {"object-add", "object-del", "blockdev-add", "blockdev-del", "device_add", "device_del"}
     seen = 0
 
-    async def dying_do(self: qmp._Session, command: str, arguments: Any = None) -> Any:
+    async def dying_do(self: monitor.Monitor, command: str, arguments: Any = None) -> Any:
         nonlocal seen
         if command in changing:
             seen += 1
@@ -69,7 +69,7 @@ def break_qmp() -> None:
         return await do(self, command, arguments)
 
     if POINT == "qmp":
-        qmp._Session.do = dying_do  # type: ignore[method-assign]
+        monitor.Monitor.do = dying_do  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

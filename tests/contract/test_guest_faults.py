@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hypervisor under stress, tried on the fake and on QEMU; and QEMU's own faults, on the real one alone.
+
+`test_guest.py` has the first half of the contract.
+
+A test takes out of the Linux guest what it plugged in; guests that it makes or spoils are its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import pathlib
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cinderlite import errors
+from cinderlite.guests import Guest, RbdDisk, disks
+from contract.stages import FakeStage, RealStage, Stage
+
+real = pytest.mark.real
+#: Seconds in which a live guest lets a disk go.
+SOON = 10.0
+
+
+@pytest.fixture(scope="session")
+def _real_stage(request: pytest.FixtureRequest) -> Iterator[RealStage]:
+    for program in ("ceph-mon", "qemu-system-x86_64"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on this machine")
+    stage = RealStage(request.getfixturevalue("lab_directory"), request.getfixturevalue("ceph"))
+    yield stage
+    stage.end()
+
+
+@pytest.fixture
+def real_stage(_real_stage: RealStage) -> Iterator[RealStage]:
+    yield _real_stage
+    _real_stage.tidy()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
+def stage(request: pytest.FixtureRequest) -> Stage:
+    if request.param == "fake":
+        return FakeStage()
+    found: RealStage = request.getfixturevalue("real_stage")
+    return found
+
+
+def held_disk(guest: Guest, disk: RbdDisk) -> bool:
+    return disk.volume_id in guest.disks()
+
+
+def descriptors_open() -> int:
+    return sum(1 for _ in pathlib.Path("/proc/self/fd").iterdir())
+
+
+# -- which VMs there are
+
+
+def test_a_server_is_listed_and_found_by_its_id(stage: Stage) -> None:
+    linux = stage.linux()
+    [listed] = [server for server in stage.hypervisor.servers() if server.id == linux]
+    assert (listed.name, listed.status, listed.project_id) == ("linux", "ACTIVE", "demo")
+    assert listed.created.tzinfo is not None
+    assert stage.hypervisor.find(linux).server == listed
+
+
+def test_an_unknown_server_is_not_found(stage: Stage) -> None:
+    for unknown in (str(uuid.uuid4()), "", "linux", "../linux", str(uuid.UUID(int=0))):
+        with pytest.raises(errors.ServerNotFound):
+            stage.hypervisor.find(unknown)
+
+
+def test_a_new_server_is_found_at_once(stage: Stage) -> None:
+    stage.hypervisor.servers()
+    assert stage.hypervisor.find(stage.bare(0)).disks() == frozenset()
+
+
+def test_a_paused_server_says_so(stage: Stage) -> None:
+    bare = stage.bare(0)
+    stage.pause(bare)
+    assert {server.id: server.status for server in stage.hypervisor.servers()}[bare] == "PAUSED"
+
+
+# -- attach and detach
+
+
+def test_attach_and_detach_leave_nothing(stage: Stage) -> None:
+    guest, disk = stage.hypervisor.find(stage.linux()), stage.disk()
+    before = stage.holdings(stage.linux())
+    assert not held_disk(guest, disk)
+    assert guest.attach(disk, ()).startswith("/dev/vd")
+    assert held_disk(guest, disk)
+    guest.detach(disk.volume_id, SOON)
+    assert not held_disk(guest, disk)
+    assert stage.holdings(stage.linux()) == before
+
+
+def test_attaching_and_detaching_twice_is_the_same_as_once(stage: Stage) -> None:
+    guest, disk = stage.hypervisor.find(stage.linux()), stage.disk()
+    name = guest.attach(disk, ())
+    held = stage.holdings(stage.linux())
+    assert guest.attach(disk, ()) == name
+    assert stage.holdings(stage.linux()) == held
+    guest.detach(disk.volume_id, SOON)
+    guest.detach(disk.volume_id, SOON)
+    guest.detach(str(uuid.uuid4()), SOON)
+
+
+def test_several_disks_have_several_names(stage: Stage) -> None:
+    guest, made = stage.hypervisor.find(stage.linux()), [stage.disk() for _ in range(3)]
+    names: list[str] = []
+    for disk in made:
+        names.append(guest.attach(disk, names))
+    assert len(set(names)) == 3
+    assert guest.disks() >= {disk.volume_id for disk in made}
+    for disk in made:
+        guest.detach(disk.volume_id, SOON)
+
+
+def test_many_at_a_time_take_turns(stage: Stage) -> None:
+    made = [stage.disk() for _ in range(4)]
+    before = stage.holdings(stage.linux())
+
+    def plug(disk: RbdDisk) -> None:
+        stage.hypervisor.find(stage.linux()).attach(disk, ())
+
+    def unplug(disk: RbdDisk) -> None:
+        stage.hypervisor.find(stage.linux()).detach(disk.volume_id, SOON)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(plug, made))
+        assert stage.hypervisor.find(stage.linux()).disks() == {disk.volume_id for disk in made}
+        list(pool.map(unplug, made))
+    assert stage.holdings(stage.linux()) == before
+
+
+def test_a_read_only_disk(stage: Stage) -> None:
+    guest, disk = stage.hypervisor.find(stage.linux()), stage.disk(read_only=True)
+    guest.attach(disk, ())
+    guest.detach(disk.volume_id, SOON)
+
+
+# -- places
+
+
+@pytest.mark.parametrize("ports", [0, 1])
+def test_no_place_names_the_remedy_and_leaves_nothing(stage: Stage, ports: int) -> None:
+    bare = stage.bare(ports)
+    guest = stage.hypervisor.find(bare)
+    for _ in range(ports):
+        guest.attach(stage.disk(), ())
+    held = stage.holdings(bare)
+    with pytest.raises(errors.NoFreePlace) as caught:
+        guest.attach(stage.disk(), ())
+    assert "pcie-root-port" in caught.value.message
+    assert stage.holdings(bare) == held
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_without_a_port_a_scsi_controller_does(stage: Stage, *, read_only: bool) -> None:
+    bare = stage.bare(0, scsi=True)
+    guest, made = stage.hypervisor.find(bare), [stage.disk(read_only=read_only) for _ in range(3)]
+    before = stage.holdings(bare)
+    names: list[str] = []
+    for disk in made:
+        names.append(guest.attach(disk, names))
+    assert names == ["/dev/sda", "/dev/sdb", "/dev/sdc"]
+    assert guest.attach(made[1], [names[0], names[2]]) == "/dev/sdb"
+    for disk in made:
+        guest.detach(disk.volume_id, SOON)
+    assert stage.holdings(bare) == before
+
+
+def test_a_port_goes_before_the_scsi_controller(stage: Stage) -> None:
+    guest = stage.hypervisor.find(stage.bare(1, scsi=True))
+    assert guest.attach(stage.disk(), ()) == "/dev/vda"
+    assert guest.attach(stage.disk(), ["/dev/vda"]) == "/dev/sda"
+
+
+# -- faults
+
+
+def test_an_image_that_does_not_exist_is_refused_and_leaves_nothing(stage: Stage) -> None:
+    linux, disk = stage.linux(), stage.disk(exists=False)
+    before = stage.holdings(linux)
+    with pytest.raises(errors.GuestRefused, match="No such file or directory"):
+        stage.hypervisor.find(linux).attach(disk, ())
+    assert stage.holdings(linux) == before
+    assert not held_disk(stage.hypervisor.find(linux), disk)
+
+
+def test_a_paused_guest_holds_its_disk_until_it_runs_again(stage: Stage) -> None:
+    linux, disk = stage.linux(), stage.disk()
+    guest = stage.hypervisor.find(linux)
+    before = stage.holdings(linux)
+    guest.attach(disk, ())
+    stage.pause(linux)
+    try:
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(errors.DeviceHeld):
+                guest.detach(disk.volume_id, 0.3)
+            assert time.monotonic() - began < 2
+            assert held_disk(guest, disk)
+    finally:
+        stage.resume(linux)
+    guest.detach(disk.volume_id, SOON)
+    assert stage.holdings(linux) == before
+
+
+def test_a_killed_guest_is_gone(stage: Stage) -> None:
+    bare, disk = stage.bare(1), stage.disk()
+    guest = stage.hypervisor.find(bare)
+    guest.attach(disk, ())
+    stage.kill(bare)
+    for one in (guest, stage.hypervisor.find(bare)):
+        with pytest.raises(errors.GuestGone):
+            one.disks()
+        with pytest.raises(errors.GuestGone):
+            one.detach(disk.volume_id, 1)
+        with pytest.raises(errors.GuestGone):
+            one.attach(disk, ())
+    assert {server.id: server.status for server in stage.hypervisor.servers()}[bare] == "SHUTOFF"
+
+
+# -- QEMU alone: the key
+
+
+@real
+def test_the_key_is_left_nowhere(real_stage: RealStage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("qemu.qmp").setLevel(logging.DEBUG)
+    linux, disk = real_stage.guests[real_stage.linux()], real_stage.disk()
+    guest = real_stage.hypervisor.find(linux.uuid)
+    guest.attach(disk, ())
+    assert disks.secret(disk.volume_id) not in linux.holdings()["objects"]
+    for file in ("cmdline", "environ"):
+        assert real_stage.key.encode() not in pathlib.Path(f"/proc/{linux.pid}/{file}").read_bytes()
+    guest.detach(disk.volume_id, SOON)
+    assert real_stage.key not in caplog.text
+    assert real_stage.key not in repr((disk, guest, guest.server))
+
+
+@real
+@pytest.mark.parametrize("key", ["no base64 at all!", "c2hvcnQ="])
+def test_a_key_that_is_none_is_refused_without_being_repeated(real_stage: RealStage, key: str) -> None:
+    linux = real_stage.linux()
+    before = real_stage.holdings(linux)
+    with pytest.raises(errors.GuestRefused) as caught:
+        real_stage.hypervisor.find(linux).attach(dataclasses.replace(real_stage.disk(), key=key), ())
+    assert key not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
+    assert real_stage.holdings(linux) == before
+
+
+# -- QEMU alone: what an interrupted operation leaves
+
+
+def leave(stage: RealStage, disk: RbdDisk) -> None:
+    """Make all that an attach makes before its device, with the secret that it would remove."""
+    linux = stage.guests[stage.linux()]
+    for command in disks.open_image(disk):
+        if command.name != "object-del":
+            linux.qmp(command.name, **command.arguments)
+
+
+@real
+def test_leftovers_without_a_device_do_not_stop_an_attach(real_stage: RealStage) -> None:
+    linux, disk = real_stage.linux(), real_stage.disk()
+    before = real_stage.holdings(linux)
+    leave(real_stage, disk)
+    guest = real_stage.hypervisor.find(linux)
+    guest.attach(disk, ())
+    assert held_disk(guest, disk)
+    guest.detach(disk.volume_id, SOON)
+    assert real_stage.holdings(linux) == before
+
+
+@real
+def test_leftovers_without_a_device_go_with_a_detach(real_stage: RealStage) -> None:
+    linux, disk = real_stage.linux(), real_stage.disk()
+    before = real_stage.holdings(linux)
+    leave(real_stage, disk)
+    real_stage.hypervisor.find(linux).detach(disk.volume_id, 0)
+    assert real_stage.holdings(linux) == before
+
+
+@real
+def test_a_disk_that_was_unplugged_behind_our_back_is_cleared(real_stage: RealStage) -> None:
+    linux, disk = real_stage.guests[real_stage.linux()], real_stage.disk()
+    before = linux.holdings()
+    guest = real_stage.hypervisor.find(linux.uuid)
+    guest.attach(disk, ())
+    linux.wait_disk(disk.volume_id)
+    linux.qmp("device_del", id=disks.device_id(disk.volume_id))
+    guest.detach(disk.volume_id, SOON)
+    assert linux.holdings() == before
+
+
+@real
+def test_a_foreign_device_of_that_name_is_not_taken_for_ours(real_stage: RealStage) -> None:
+    bare, disk = real_stage.guests[real_stage.bare(1)], real_stage.disk()
+    theirs: dict[str, Any] = {"driver": "null-co", "node-name": "theirs"}
+    bare.qmp("blockdev-add", **theirs)
+    bare.qmp("device_add", driver="virtio-blk-pci", id=disks.device_id(disk.volume_id), bus="port1", drive="theirs")
+    with pytest.raises(errors.GuestRefused, match="theirs"):
+        real_stage.hypervisor.find(bare.uuid).attach(disk, ())
+
+
+# -- QEMU alone: dying and hanging
+
+
+@real
+def test_a_guest_that_dies_while_it_is_waited_for(real_stage: RealStage) -> None:
+    bare, disk = real_stage.bare(1), real_stage.disk()
+    guest = real_stage.hypervisor.find(bare)
+    guest.attach(disk, ())
+    killer = threading.Timer(0.3, real_stage.kill, [bare])
+    killer.start()
+    began = time.monotonic()
+    with pytest.raises(errors.GuestGone):
+        guest.detach(disk.volume_id, 20)
+    assert time.monotonic() - began < 5
+    killer.join()
+
+
+@real
+def test_a_hung_guest_holds_up_nobody_and_comes_back(real_stage: RealStage) -> None:
+    bare = real_stage.guests[real_stage.bare(1)]
+    hypervisor = real_stage.hypervisor
+    guest, before = hypervisor.find(bare.uuid), hypervisor.servers()
+    descriptors = descriptors_open()
+    bare.freeze()
+    try:
+        time.sleep(0.1)
+        assert {server.id: server.status for server in hypervisor.servers()}[bare.uuid] == "ERROR"
+        for _ in range(5):
+            # It was waited for once; now only the others are.
+            time.sleep(0.1)
+            began = time.monotonic()
+            found = {server.id: server for server in hypervisor.servers()}
+            assert time.monotonic() - began < 0.5
+            assert found[bare.uuid].status == "ERROR"
+            assert found[real_stage.linux()].status == "ACTIVE"
+        [known] = [server for server in before if server.id == bare.uuid]
+        assert dataclasses.replace(found[bare.uuid], status=known.status) == known
+        with pytest.raises(errors.GuestUnreachable):
+            guest.disks()
+    finally:
+        bare.unfreeze()
+    deadline = time.monotonic() + 10
+    while {server.id: server.status for server in hypervisor.servers()}[bare.uuid] != "ACTIVE":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert hypervisor.find(bare.uuid).disks() == frozenset()
+    assert descriptors_open() <= descriptors + 2
+
+
+@real
+def test_a_frozen_cluster_ends_in_a_time_out_and_can_be_cleared(real_stage: RealStage) -> None:
+    linux, disk = real_stage.linux(), real_stage.disk()
+    guest = real_stage.hypervisor.find(linux)
+    before = real_stage.holdings(linux)
+    real_stage.ceph.pause_osd()
+    try:
+        began = time.monotonic()
+        with pytest.raises(errors.GuestTimeout):
+            guest.attach(disk, ())
+        assert time.monotonic() - began < real_stage.command_timeout + 2
+    finally:
+        real_stage.ceph.resume_osd()
+    # The command may still have happened: only looking tells, and a detach removes whatever there is.
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            guest.detach(disk.volume_id, SOON)
+            break
+        except errors.Unavailable:
+            assert time.monotonic() < deadline
+    assert real_stage.holdings(linux) == before
+
+
+@real
+def test_another_vm_on_the_same_socket_is_another_vm(real_stage: RealStage) -> None:
+    first = real_stage.bare(1)
+    name = real_stage.guests[first].name
+    guest = real_stage.hypervisor.find(first)
+    real_stage.guests.pop(first).forget()
+    second = real_stage.add(name, ports=1, guest_os=False, memory=64, uuid=str(uuid.uuid4()))
+    with pytest.raises(errors.GuestGone):
+        guest.attach(real_stage.disk(), ())
+    with pytest.raises(errors.ServerNotFound):
+        real_stage.hypervisor.find(first)
+    assert real_stage.hypervisor.find(second.uuid).disks() == frozenset()
+
+
+@real
+def test_a_socket_that_a_dead_vm_left_does_not_hide_the_living_one(real_stage: RealStage) -> None:
+    bare = real_stage.bare(1)
+    dead = real_stage.sockets / "a-former-start.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(dead))
+    dead.with_suffix(".json").write_text(json.dumps({"id": bare, "project_id": "demo"}), encoding="ascii")
+    try:
+        assert [server.status for server in real_stage.hypervisor.servers() if server.id == bare] == ["ACTIVE"]
+        assert real_stage.hypervisor.find(bare).server.status == "ACTIVE"
+    finally:
+        dead.unlink()
+        dead.with_suffix(".json").unlink()
+
+
+@pytest.fixture
+def babbler(real_stage: RealStage) -> Iterator[str]:
+    """A socket in the directory that answers, but not as QEMU does."""
+    path = real_stage.sockets / "babbler.sock"
+    server_id = str(uuid.uuid4())
+    path.with_suffix(".json").write_text(json.dumps({"id": server_id, "project_id": "demo"}), encoding="ascii")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def babble() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):  # Some hang up at once.
+                    connection.sendall(b"QEMU 7.2.0 monitor - type 'help' for more information\r\n(qemu) ")
+
+        thread = threading.Thread(target=babble, daemon=True)
+        thread.start()
+        yield server_id
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+    path.unlink()
+    path.with_suffix(".json").unlink()
+
+
+@real
+def test_what_is_no_monitor_is_an_error_beside_the_others(real_stage: RealStage, babbler: str) -> None:
+    assert real_stage.hypervisor.find(babbler).server.status == "ERROR"
+    time.sleep(0.1)  # Until the last list does not count any more.
+    found = {server.id: server.status for server in real_stage.hypervisor.servers()}
+    assert found[babbler] == "ERROR"
+    assert found[real_stage.linux()] == "ACTIVE"
+    with pytest.raises(errors.GuestUnreachable):
+        real_stage.hypervisor.find(babbler).disks()
+
+
+@real
+def test_closing_ends_what_is_under_way_and_the_thread(real_stage: RealStage) -> None:
+    bare, disk = real_stage.bare(1), real_stage.disk()
+    hypervisor = real_stage.connect()
+    guest = hypervisor.find(bare)
+    guest.attach(disk, ())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(guest.detach, disk.volume_id, 30)
+        time.sleep(0.3)
+        began = time.monotonic()
+        hypervisor.close()
+        with pytest.raises(errors.GuestTimeout):
+            waiting.result(5)
+    assert time.monotonic() - began < 3
+    assert [thread.name for thread in threading.enumerate()].count("qmp") <= 1
+    with pytest.raises(errors.GuestUnreachable):
+        guest.disks()
+    assert real_stage.hypervisor.find(bare).disks() == {disk.volume_id}
