@@ -89,9 +89,16 @@ def real_world(conf: cfg.ConfigOpts) -> World:
             connect_timeout=conf.guests.qmp_connect_timeout,
             command_timeout=conf.guests.qmp_command_timeout,
             host=conf.host,
+            locks=_own_directory(conf, "monitors"),
             observe=metrics.observe_guest,
         ),
     )
+
+
+def _own_directory(conf: cfg.ConfigOpts, name: str) -> pathlib.Path:
+    directory = pathlib.Path(conf.state_path) / name
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
 
 
 def _strategy(conf: cfg.ConfigOpts) -> auth.Strategy:

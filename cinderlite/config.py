@@ -92,7 +92,11 @@ API = [
 
 SERVICE = [
     cfg.StrOpt("host", default=socket.gethostname(), help="Name of this host, as shown in services and pools."),
-    cfg.StrOpt("state_path", default="/var/lib/cinderlite", help="Directory for the embedded database."),
+    cfg.StrOpt(
+        "state_path",
+        default="/var/lib/cinderlite",
+        help="Directory for the embedded database and for locks. API processes of one host share it.",
+    ),
     cfg.ListOpt(
         "enabled_backends",
         default=["ceph"],

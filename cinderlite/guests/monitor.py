@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import os
 import pathlib
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
@@ -27,6 +29,9 @@ CLOSE_MOST = 1.0
 # The library writes every message to its log at DEBUG, the cephx key in it; and what goes wrong is raised to us
 # anyway. This logger hangs on no tree, so that no configuration can turn it on.
 _SILENT = logging.Logger("qmp", logging.CRITICAL + 1)  # noqa: LOG001 - on purpose, see above
+
+#: Seconds between two looks whether another process has finished with a monitor.
+TURN_AGAIN = 0.02
 
 #: A command that changes nothing, with its arguments.
 Question = tuple[str, Mapping[str, Any]]
@@ -118,6 +123,55 @@ class Monitor:
         except Refused as error:
             if not error.says_missing:
                 raise
+
+
+class Turn:
+    """Whose turn at a monitor it is: one task's, in one of the processes of this host that share the lock file.
+
+    The monitor itself would let the others wait without a word, as a hung one does. The kernel lets go of the file
+    when a process dies.
+    """
+
+    def __init__(self, file: pathlib.Path) -> None:
+        self._file = file
+        self._tasks = asyncio.Lock()
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody is at it now."""
+        if self._tasks.locked():
+            return True
+        with self._open() as descriptor:
+            # Shared, so that two who only look do not see each other.
+            return not _lock(descriptor, fcntl.LOCK_SH)
+
+    @contextlib.asynccontextmanager
+    async def take(self, seconds: float) -> AsyncIterator[None]:
+        """Wait for it and hold it. Raises TimeoutError."""
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(seconds):
+                await stack.enter_async_context(self._tasks)
+                descriptor = stack.enter_context(self._open())
+                # Of a lock that another process holds the kernel tells nothing.
+                while not _lock(descriptor, fcntl.LOCK_EX):  # noqa: ASYNC110
+                    await asyncio.sleep(TURN_AGAIN)
+            yield
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[int]:
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager

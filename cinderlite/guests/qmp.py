@@ -62,7 +62,7 @@ class _Machine:
 
     path: pathlib.Path
     stamp: inventory.Stamp
-    lock: asyncio.Lock
+    turn: monitor.Turn
     id: str = ""
     name: str = ""
     status: str = "ERROR"
@@ -81,6 +81,7 @@ class _Machine:
 class QmpHypervisor:
     """Every VM whose monitor is in `directory`. Time-outs in seconds.
 
+    `locks` is a directory that the processes of this host share, so that they take turns at a monitor;
     `refresh` is how long a VM's status is believed; what it holds is always asked.
     """
 
@@ -91,11 +92,13 @@ class QmpHypervisor:
         connect_timeout: float,
         command_timeout: float,
         host: str,
+        locks: pathlib.Path,
         refresh: float = 1.0,
         observe: Observe | None = None,
     ) -> None:
         self.directory = directory
         self.host = host
+        self.locks = locks
         self.connect_timeout = connect_timeout
         self.command_timeout = command_timeout
         self._refresh = refresh
@@ -202,7 +205,7 @@ class QmpHypervisor:
             for path, stamp in found.items():
                 known = self._machines.get(path)
                 if known is None or known.stamp != stamp:
-                    self._machines[path] = _Machine(path, stamp, known.lock if known else asyncio.Lock())
+                    self._machines[path] = _Machine(path, stamp, known.turn if known else self._turn(path))
             asked = [machine for machine in self._machines.values() if not (only_new and machine.id)]
             patient = [self._asking(machine) for machine in asked if not machine.hung]
             for machine in asked:
@@ -222,7 +225,7 @@ class QmpHypervisor:
 
     async def _question(self, machine: _Machine) -> None:
         """Ask one VM who and how it is; what cannot be asked now keeps what was known of it."""
-        if machine.lock.locked() and machine.id:
+        if machine.id and machine.turn.taken:
             return  # Somebody is working on it: it lives.
         machine.asked = time.monotonic()
         try:
@@ -251,14 +254,15 @@ class QmpHypervisor:
         """The one connection to a VM's monitor. Raises GuestGone, GuestUnreachable."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self.command_timeout):
-                    await machine.lock.acquire()
+                await stack.enter_async_context(machine.turn.take(self.command_timeout))
             except TimeoutError as error:
                 raise errors.GuestUnreachable(machine.id, "another operation on it takes long") from error
-            stack.callback(machine.lock.release)
             yield await stack.enter_async_context(
                 monitor.connect(machine.path, machine.id, self.connect_timeout, self.command_timeout)
             )
+
+    def _turn(self, path: pathlib.Path) -> monitor.Turn:
+        return monitor.Turn(self.locks / f"{path.stem}.lock")
 
 
 class QmpGuest:

@@ -102,6 +102,7 @@ class RealStage:
             connect_timeout=self.connect_timeout,
             command_timeout=self.command_timeout,
             host="testhost",
+            locks=self.directory,
             refresh=0.05,
         )
 

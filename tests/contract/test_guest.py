@@ -86,7 +86,9 @@ class RealLab(Lab):
     """QEMU guests and images on a real Ceph."""
 
     def __init__(self, directory: pathlib.Path, ceph: Ceph, make: Callable[..., LabGuest]) -> None:
-        self.hypervisor = QmpHypervisor(directory, connect_timeout=3, command_timeout=10, host="lab", refresh=0.0)
+        self.hypervisor = QmpHypervisor(
+            directory, connect_timeout=3, command_timeout=10, host="lab", locks=directory, refresh=0.0
+        )
         self.ceph = ceph
         self.make = make
         self.vms: dict[str, LabGuest] = {}

@@ -460,6 +460,28 @@ def test_what_is_no_monitor_is_an_error_beside_the_others(real_stage: RealStage,
 
 
 @real
+def test_two_processes_take_turns_at_one_monitor(real_stage: RealStage) -> None:
+    """A process that waits for its turn does not take the VM for hung, and its operation is done after all."""
+    bare, first, second = real_stage.bare(2), real_stage.disk(), real_stage.disk()
+    other = real_stage.connect()
+    try:
+        mine, theirs = real_stage.hypervisor.find(bare), other.find(bare)
+        mine.attach(first, ())
+        with ThreadPoolExecutor(2) as pool:
+            # Nobody in this guest lets go, so the monitor is held for as long as it is waited for.
+            holding = pool.submit(mine.detach, first.volume_id, real_stage.command_timeout * 0.75)
+            time.sleep(0.3)
+            assert {server.id: server.status for server in other.servers()}[bare] == "ACTIVE"
+            theirs.attach(second, ())
+            assert holding.done()
+            with pytest.raises(errors.DeviceHeld):
+                holding.result()
+        assert mine.disks() == {first.volume_id, second.volume_id}
+    finally:
+        other.close()
+
+
+@real
 def test_closing_ends_what_is_under_way_and_the_thread(real_stage: RealStage) -> None:
     bare, disk = real_stage.bare(1), real_stage.disk()
     hypervisor = real_stage.connect()
