@@ -30,10 +30,11 @@ from cinderlite import config, errors, metrics
 from cinderlite.api import auth, compute, faults, rest, versions, volume
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
-from cinderlite.context import Context, Settings, World
+from cinderlite.context import Backend, Context, Settings, World
 from cinderlite.core import reconcile, types
 from cinderlite.db.session import Database
 from cinderlite.guests.qmp import QmpHypervisor
+from cinderlite.jobs import Jobs
 
 LOG = logging.getLogger(__name__)
 
@@ -42,11 +43,8 @@ _GLOBAL_ID = re.compile(r"req-[0-9a-fA-F-]{36}")
 
 def settings(conf: cfg.ConfigOpts) -> Settings:
     """The configured values that rules need."""
-    backend = conf.enabled_backends[0]
-    section = conf[backend]
     return Settings(
         host=conf.host,
-        backend=section.volume_backend_name or backend,
         availability_zone=conf.default_availability_zone or conf.storage_availability_zone,
         zone_fallback=conf.allow_availability_zone_fallback,
         default_volume_type=conf.default_volume_type,
@@ -62,28 +60,15 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         detach_wait=conf.guests.detach_wait,
         guest_gone_after=conf.guests.guest_gone_after,
         max_attachments=conf.guests.max_disk_devices_to_attach,
-        reserved_percentage=section.reserved_percentage,
-        max_over_subscription_ratio=section.max_over_subscription_ratio,
     )
 
 
 def real_world(conf: cfg.ConfigOpts) -> World:
     """The world as configured. Call it after the fork: nothing in it survives one."""
-    section = conf[conf.enabled_backends[0]]
     return World(
         settings=settings(conf),
         db=Database(config.database_url(conf), conf.database.timeout, conf.api_threads),
-        cluster=Cluster(
-            pool=section.rbd_pool,
-            conffile=section.rbd_ceph_conf,
-            user=section.rbd_user,
-            connect_timeout=section.rados_connect_timeout,
-            mon_timeout=section.rados_mon_op_timeout,
-            osd_timeout=section.rados_osd_op_timeout,
-            call_timeout=section.rbd_call_timeout,
-            threads=section.rbd_threads,
-            observe=metrics.observe_ceph,
-        ),
+        backends={name: backend(conf, name, _cluster(conf[name])) for name in conf.enabled_backends},
         guests=QmpHypervisor(
             pathlib.Path(conf.guests.qmp_socket_directory),
             connect_timeout=conf.guests.qmp_connect_timeout,
@@ -92,6 +77,35 @@ def real_world(conf: cfg.ConfigOpts) -> World:
             locks=_own_directory(conf, "monitors"),
             observe=metrics.observe_guest,
         ),
+        jobs=Jobs(conf.job_threads),
+    )
+
+
+def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
+    """The back end that a section of the configuration describes, over its cluster."""
+    section = conf[name]
+    return Backend(
+        name=name,
+        host=conf.host,
+        volume_backend_name=section.volume_backend_name or name,
+        availability_zone=section.backend_availability_zone or conf.storage_availability_zone,
+        cluster=cluster,
+        reserved_percentage=section.reserved_percentage,
+        max_over_subscription_ratio=section.max_over_subscription_ratio,
+    )
+
+
+def _cluster(section: Any) -> Cluster:
+    return Cluster(
+        pool=section.rbd_pool,
+        conffile=section.rbd_ceph_conf,
+        user=section.rbd_user,
+        connect_timeout=section.rados_connect_timeout,
+        mon_timeout=section.rados_mon_op_timeout,
+        osd_timeout=section.rados_osd_op_timeout,
+        call_timeout=section.rbd_call_timeout,
+        threads=section.rbd_threads,
+        observe=metrics.observe_ceph,
     )
 
 
@@ -254,8 +268,9 @@ def _hook(app: flask.Flask) -> None:
 
 
 def _health(world: World, timeout: float) -> dict[str, str]:
-    """Ask Ceph and the database at the same time, each for at most `timeout` seconds."""
-    found = {"ceph": "no answer", "database": "no answer"}
+    """Ask every back end's Ceph and the database at the same time, each for at most `timeout` seconds."""
+    questions = {f"ceph:{name}": one.cluster.ping for name, one in world.backends.items()} | {"database": world.db.ping}
+    found = dict.fromkeys(questions, "no answer")
 
     def ask(name: str, question: Any) -> None:
         try:
@@ -264,10 +279,7 @@ def _health(world: World, timeout: float) -> dict[str, str]:
         except errors.CinderliteError:
             found[name] = "unavailable"
 
-    asked = [
-        threading.Thread(target=ask, args=("ceph", world.cluster.ping), daemon=True),
-        threading.Thread(target=ask, args=("database", world.db.ping), daemon=True),
-    ]
+    asked = [threading.Thread(target=ask, args=(name, question), daemon=True) for name, question in questions.items()]
     deadline = time.monotonic() + timeout
     for thread in asked:
         thread.start()

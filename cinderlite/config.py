@@ -100,7 +100,7 @@ SERVICE = [
     cfg.ListOpt(
         "enabled_backends",
         default=["ceph"],
-        help="The configuration groups that describe a Ceph pool each. One for now.",
+        help="The configuration groups that describe a back end each: a pool of a Ceph cluster.",
     ),
     cfg.StrOpt("storage_availability_zone", default="nova", help="Availability zone of the volumes."),
     cfg.StrOpt(
@@ -135,6 +135,12 @@ SERVICE = [
         help="Seconds after which the work of a process that cannot be asked (on another host) is taken over. "
         "Work of a dead process on the same host is taken over at once.",
     ),
+    cfg.IntOpt(
+        "job_threads",
+        default=4,
+        min=1,
+        help="Jobs that move data (backups, images, moves between pools) which one process does at a time.",
+    ),
     cfg.IntOpt("reconcile_batch", default=100, min=1, help="Most rows that one pass takes up of a kind."),
     cfg.FloatOpt(
         "service_down_time", default=60.0, min=1.0, help="Seconds without a sign of life after which a service is down."
@@ -152,6 +158,9 @@ DATABASE = [
 
 BACKEND = [
     cfg.StrOpt("volume_backend_name", help="Name of the back end as types refer to it; the group's name by default."),
+    cfg.StrOpt(
+        "backend_availability_zone", help="Availability zone of the back end; storage_availability_zone by default."
+    ),
     cfg.StrOpt("rbd_pool", default="volumes", help="Pool that holds the images."),
     cfg.StrOpt("rbd_ceph_conf", default="/etc/ceph/ceph.conf", help="Path of the cluster's configuration file."),
     cfg.StrOpt("rbd_user", default="cinderlite", help="cephx user, without 'client.'."),
@@ -216,9 +225,10 @@ def load(argv: Sequence[str], *, default_files: list[str] | None = None) -> cfg.
     for group, options in policy_opts.list_opts():
         conf.register_opts(options, group)
     conf(list(argv), project="cinderlite", prog="cinderlite", default_config_files=default_files)
-    if len(conf.enabled_backends) != 1:
-        raise errors.CinderliteError("enabled_backends must name exactly one group")
-    conf.register_opts(BACKEND, conf.enabled_backends[0])
+    if not conf.enabled_backends or len(set(conf.enabled_backends)) != len(conf.enabled_backends):
+        raise errors.CinderliteError("enabled_backends must name one group or several, each once")
+    for name in conf.enabled_backends:
+        conf.register_opts(BACKEND, name)
     return conf
 
 

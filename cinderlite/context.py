@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from cinderlite import errors
 from cinderlite.db.session import Database
+from cinderlite.jobs import Jobs
 
 if TYPE_CHECKING:
     from cinderlite.ceph.cluster import Cluster
@@ -19,7 +22,6 @@ class Settings:
     """The configured values that rules need; sizes in GiB, times in seconds, -1 for no limit."""
 
     host: str
-    backend: str
     availability_zone: str
     zone_fallback: bool
     default_volume_type: str
@@ -32,25 +34,49 @@ class Settings:
     detach_wait: float
     guest_gone_after: float
     max_attachments: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backend:
+    """One pool of one cluster, as a section of the configuration describes it; `name` is the section's."""
+
+    name: str
+    host: str
+    volume_backend_name: str
+    availability_zone: str
+    cluster: Cluster
     reserved_percentage: int
     max_over_subscription_ratio: float
 
     @property
     def pool(self) -> str:
-        """The pool's name as Cinder writes it: host@backend#pool."""
-        return f"{self.host}@{self.backend}#{self.backend}"
+        """Its name as Cinder writes it in volumes: host@backend#pool."""
+        return f"{self.host}@{self.name}#{self.volume_backend_name}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class World:
-    """What the service works on: the database, the cluster, the guests. One a process, made after the fork."""
+    """What the service works on: the database, the back ends, the guests. One a process, made after the fork."""
 
     settings: Settings
     db: Database
-    cluster: Cluster
+    #: By name, in the order of enabled_backends.
+    backends: Mapping[str, Backend]
     guests: Hypervisor
+    jobs: Jobs
     #: Set to make the reconciler look now rather than at its next turn.
     wake: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def backend(self, pool: str) -> Backend:
+        """The back end of a volume's `host`, such as host@ceph#ceph. Raises BackendMissing."""
+        name = pool.partition("@")[2].partition("#")[0]
+        if name not in self.backends:
+            raise errors.BackendMissing(name)
+        return self.backends[name]
+
+    def cluster(self, pool: str) -> Cluster:
+        """The cluster behind a volume's `host`. Raises BackendMissing."""
+        return self.backend(pool).cluster
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ The tree (class, status)::
     ├── BadRequest                  400   what the caller sent cannot be done, now or ever
     │   ├── InvalidInput                  a value is wrong
     │   ├── InvalidVolume                 the volume's state does not allow it
+    │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
     ├── Forbidden                   403
@@ -30,6 +31,8 @@ The tree (class, status)::
         ├── GuestUnreachable              no monitor answered; nothing was sent
         ├── GuestTimeout                  begun, and its end is unknown: look before repeating
         ├── GuestStillWatches             its process is gone, but Ceph has not noticed yet
+        ├── BackendMissing                a back end that this process is not configured for
+        ├── Superseded                    the work's lease was lost: somebody else does it now
         └── DatabaseUnavailable
 
 Backend errors that `core` tells apart and no client ever sees as such:
@@ -77,6 +80,10 @@ class InvalidInput(BadRequest):
 
 class InvalidVolume(BadRequest):
     template = "Invalid volume: {0}"
+
+
+class NoBackend(BadRequest):
+    template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
 
 class MalformedUrl(BadRequest):
@@ -213,6 +220,14 @@ class GuestTimeout(Unavailable):
 
 class GuestStillWatches(Unavailable):
     template = "The server is gone, but the storage cluster still counts its client {0} as a user of the volume."
+
+
+class BackendMissing(Unavailable):
+    template = "The back end '{0}' is not among the enabled ones of this service."
+
+
+class Superseded(Unavailable):
+    template = "Another process has taken over this work."
 
 
 class DatabaseUnavailable(Unavailable):

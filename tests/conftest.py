@@ -26,6 +26,7 @@ from cinderlite.context import Context, World
 from cinderlite.core import reconcile, types
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
+from cinderlite.jobs import Jobs
 from fakes_cluster import FakeCluster
 from fakes_hypervisor import FakeHypervisor
 from lab.ceph import Ceph
@@ -73,7 +74,8 @@ def world(conf: cfg.ConfigOpts, empty_database: pathlib.Path) -> Iterator[World]
     path = pathlib.Path(conf.state_path) / "cinderlite.sqlite"
     path.write_bytes(empty_database.read_bytes())
     settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
-    made = World(settings, Database(f"sqlite:///{path}", 10), FakeCluster(), FakeHypervisor())
+    backends = {name: composition.backend(conf, name, FakeCluster()) for name in conf.enabled_backends}
+    made = World(settings, Database(f"sqlite:///{path}", 10), backends, FakeHypervisor(), Jobs(0))
     types.ensure_default(made)
     yield made
     made.db.close()
@@ -81,9 +83,15 @@ def world(conf: cfg.ConfigOpts, empty_database: pathlib.Path) -> Iterator[World]
 
 @pytest.fixture
 def cluster(world: World) -> FakeCluster:
-    """The fake cluster of the world."""
-    assert isinstance(world.cluster, FakeCluster)
-    return world.cluster
+    """The fake cluster of the world, or of its first back end."""
+    return cluster_of(world)
+
+
+def cluster_of(world: World, backend: str = "ceph") -> FakeCluster:
+    """The fake cluster behind a back end."""
+    found = world.backends[backend].cluster
+    assert isinstance(found, FakeCluster)
+    return found
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ def policy_sample() -> str:
         for operation in operations(service):
             if operation.policy:
                 where = f"{operation.method}  {service.SERVICE.prefix}{operation.rule}"
+                where += f" ({operation.action})" if operation.action else ""
                 asked.setdefault(operation.policy, []).append(where)
     lines = ["# Policy rules of cinderlite with their defaults. Written by `tox -e genpolicy`; do not edit."]
     for rule in policy.list_rules():
@@ -82,7 +83,8 @@ def page(service: Any, blueprint: rest.Blueprint) -> str:
     lines = [f"# {blueprint.description.rstrip('.')}", ""]
     lines += ["Written by `tox -e samples` from the operations and from what the tests received; do not edit.", ""]
     for operation in blueprint.operations:
-        lines += [f"## {operation.method} {service.SERVICE.prefix}{operation.rule}", ""]
+        action = f" ({operation.action})" if operation.action else ""
+        lines += [f"## {operation.method} {service.SERVICE.prefix}{operation.rule}{action}", ""]
         since = operation.window.since or service.SERVICE.minimum
         lines += [operation.description, ""]
         rule = f"`{operation.policy}`" if operation.policy else "any caller"

@@ -10,6 +10,7 @@ that another project's object is a 404 and never a 403.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import time
@@ -27,12 +28,17 @@ from cinderlite.api.schema import VIEW, Body, Schema, View, rows
 from cinderlite.context import Context
 
 Finder = Callable[[Context, str], Any]
+#: Keys of the scheduler hints in a body.
+HINTS = ("OS-SCH-HNT:scheduler_hints", "scheduler_hints")
 _JSON = ("application/json", "application/vnd.openstack.volume+json")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Operation:
-    """One operation as declared; `rule` is its path below the service's prefix."""
+    """One operation as declared; `rule` is its path below the service's prefix.
+
+    `action` is set where one URL serves several operations: the only key of the body, such as "os-extend".
+    """
 
     method: str
     rule: str
@@ -45,6 +51,12 @@ class Operation:
     finders: Mapping[str, Finder]
     function: Callable[..., Any]
     description: str
+    action: str | None = None
+
+    @functools.cached_property
+    def parameters(self) -> frozenset[str]:
+        """What the function takes."""
+        return frozenset(inspect.signature(self.function).parameters)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         super().__init__(name, __name__, description=description)
         self.service = service
         self.operations: list[Operation] = []
+        #: rule → action → operation
+        self._actions: dict[str, dict[str, Operation]] = {}
 
     def get(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Declare a GET; see `operation`."""
@@ -89,8 +103,47 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """Declare a DELETE; see `operation`."""
         return self.operation("DELETE", rule, **declared)
 
-    def operation(
+    def operation(self, method: str, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare an operation.
+
+        `policy` names its rule (None: everybody who is logged in). `body` and `returns` (status, schema) say what comes
+        in and goes out, `since` and `until` in which versions. `on` looks up the object behind a path part before the
+        policy is asked: a finder for `<id>`, or a mapping from part names to finders, outermost first. The function
+        gets the context, the objects in that order, then what it has a parameter for: the body's values (`body`), the
+        query (`query`), the headers (`headers`), scheduler hints (`hints`); and the remaining path parts by name.
+        """
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            view = _view(self.service, self._declare(function, method, rule, **declared))
+            self.add_url_rule(rule, function.__name__, view, methods=[method], strict_slashes=False)
+            return function
+
+        return declare
+
+    def action(self, rule: str, name: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declare an action: a POST whose body has one key, `name`, and under it what `body` describes.
+
+        Without `body` whatever stands there is ignored, as Cinder does. It answers 202 if nothing else is said. The
+        rest is as for `operation`.
+        """
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            operation = self._declare(function, "POST", rule, action=name, **{"returns": (202, None), **declared})
+            actions = self._actions.get(rule)
+            if actions is None:
+                actions = self._actions[rule] = {}
+                view = _actions_view(self.service, actions)
+                self.add_url_rule(rule, f"{function.__name__}_and_others", view, methods=["POST"], strict_slashes=False)
+            if name in actions:
+                raise TypeError(f"{name} is declared twice for {rule}")
+            actions[name] = operation
+            return function
+
+        return declare
+
+    def _declare(
         self,
+        function: Callable[..., Any],
         method: str,
         rule: str,
         *,
@@ -100,77 +153,114 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         on: Finder | Mapping[str, Finder] | None = None,
         since: str | None = None,
         until: str | None = None,
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Declare an operation.
-
-        `policy` names its rule (None: everybody who is logged in). `on` looks up the object behind a path part before
-        the policy is asked: a finder for `<id>`, or a mapping from part names to finders, outermost first. The
-        function gets the context, the objects in that order, then what it has a parameter for: the body's values
-        (`body`), the query (`query`), the headers (`headers`); and the remaining path parts by name.
-        """
-
-        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-            description = inspect.getdoc(function)
-            if not description:
-                raise TypeError(f"{method} {rule} has no docstring")
-            finders = on if isinstance(on, Mapping) else ({"id": on} if on else {})
-            declared = Operation(
-                method, rule, f"{self.name}.{function.__name__}", policy, microversion.window(since, until),
-                body, *returns, finders, function, description,
-            )  # fmt: skip
-            self.operations.append(declared)
-            view = _view(self.service, declared)
-            self.add_url_rule(rule, function.__name__, view, methods=[method], strict_slashes=False)
-            return function
-
-        return declare
+        action: str | None = None,
+    ) -> Operation:
+        description = inspect.getdoc(function)
+        if not description:
+            raise TypeError(f"{method} {rule} has no docstring")
+        finders = on if isinstance(on, Mapping) else ({"id": on} if on else {})
+        declared = Operation(
+            method, rule, f"{self.name}.{function.__name__}", policy, microversion.window(since, until),
+            body, *returns, finders, function, description, action,
+        )  # fmt: skip
+        self.operations.append(declared)
+        return declared
 
 
 def _view(service: Service, operation: Operation) -> Callable[..., flask.Response]:
-    parameters = inspect.signature(operation.function).parameters
-    takes_query, takes_headers = "query" in parameters, "headers" in parameters
-
     def view(**parts: str) -> flask.Response:
-        flask.g.operation = operation.name
-        world = flask.current_app.extensions["cinderlite"]
-        ctx: Context = world.context(flask.request.environ, flask.g.request_id)
-        policy: Policy = world.policy
-        project = parts.pop("project_id", None)
-        if project is not None and project != ctx.project_id:
-            raise errors.MalformedUrl
-        version = flask.g.version
-        if version not in operation.window:
-            raise errors.NotFound("The resource could not be found.")
-        found: list[Any] = []
-        for part, finder in operation.finders.items():
-            found.append(finder(ctx, parts.pop(part)))
-        target = found[0] if found else ctx
-        if operation.policy is not None and not policy.allows(ctx, operation.policy, target):
-            raise errors.Forbidden(operation.policy)
-        view_ = View(
-            version,
-            world.base_url(flask.request),
-            service.prefix,
-            f"/{project}" if project else "",
-            lambda rule: policy.allows(ctx, rule, target),
-        )
-        token = VIEW.set(view_)
-        try:
-            values: dict[str, Any] = dict(parts)
-            if operation.body is not None:
-                values["body"] = operation.body.twin(version).read(_json_body())
-            if takes_query:
-                values["query"] = flask.request.args
-            if takes_headers:
-                values["headers"] = flask.request.headers
-            return _respond(operation, operation.function(ctx, *found, **values))
-        finally:
-            VIEW.reset(token)
+        return _perform(service, operation, _context(parts), parts, _json_body)
 
     view.__name__ = operation.function.__name__
     view.__doc__ = operation.function.__doc__
     view._apidoc = _document(operation, service.maximum)  # type: ignore[attr-defined]  # noqa: SLF001 -- where flask-smorest looks
     return view
+
+
+def _actions_view(service: Service, actions: Mapping[str, Operation]) -> Callable[..., flask.Response]:
+    def view(**parts: str) -> flask.Response:
+        ctx = _context(parts)
+        body = _json_body()
+        names = list(body)
+        if len(names) != 1 or names[0] not in actions:
+            raise errors.BadRequest(
+                f"There is no such action: {', '.join(names)[:255]}. Verify the request body and Content-Type header "
+                f"and try again."
+            )
+        [(name, inner)] = body.items()
+        return _perform(service, actions[name], ctx, parts, lambda: inner)
+
+    view.__doc__ = "Do something to it; the only key of the body says what."
+    return view
+
+
+def _context(parts: dict[str, str]) -> Context:
+    """Who asks. Raises Unauthorized, MalformedUrl if the project in the path is another one."""
+    ctx: Context = flask.current_app.extensions["cinderlite"].context(flask.request.environ, flask.g.request_id)
+    project = parts.pop("project_id", None)
+    if project is not None and project != ctx.project_id:
+        raise errors.MalformedUrl
+    flask.g.project = f"/{project}" if project else ""
+    return ctx
+
+
+def _perform(
+    service: Service, operation: Operation, ctx: Context, parts: dict[str, str], body: Callable[[], Any]
+) -> flask.Response:
+    flask.g.operation = operation.name
+    edge = flask.current_app.extensions["cinderlite"]
+    policy: Policy = edge.policy
+    version = flask.g.version
+    if version not in operation.window:
+        raise errors.NotFound("The resource could not be found.")
+    found = [finder(ctx, parts.pop(part)) for part, finder in operation.finders.items()]
+    target = found[0] if found else ctx
+    if operation.policy is not None and not policy.allows(ctx, operation.policy, target):
+        raise errors.Forbidden(operation.policy)
+    view = View(
+        version,
+        edge.base_url(flask.request),
+        service.prefix,
+        flask.g.project,
+        lambda rule: policy.allows(ctx, rule, target),
+    )
+    token = VIEW.set(view)
+    try:
+        values = dict(parts) | _given(operation, version, body)
+        return _respond(operation, operation.function(ctx, *found, **values))
+    finally:
+        VIEW.reset(token)
+
+
+def _given(operation: Operation, version: Version, body: Callable[[], Any]) -> dict[str, Any]:
+    """What the function has a parameter for, beside what stands in the path."""
+    parameters = operation.parameters
+    given: dict[str, Any] = {}
+    if operation.body is not None:
+        schema, sent = operation.body.twin(version), body()
+        if operation.action is None:
+            given["body"] = schema.read(sent)
+        elif isinstance(sent, dict):
+            given["body"] = schema.values(sent)
+        else:
+            raise errors.BadRequest(f"Invalid input for field/attribute {operation.action}. It must be an object.")
+        if "hints" in parameters:
+            given["hints"] = _hints(sent)
+    if "query" in parameters:
+        given["query"] = flask.request.args
+    if "headers" in parameters:
+        given["headers"] = flask.request.headers
+    return given
+
+
+def _hints(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside the envelope as scheduler hints, under the older name or the newer."""
+    for key in HINTS:
+        if body.get(key) is not None:
+            if not isinstance(body[key], dict):
+                raise errors.BadRequest(f"Invalid input for field/attribute {key}. It must be an object.")
+            return dict(body[key])
+    return {}
 
 
 def _document(operation: Operation, version: Version) -> dict[str, Any]:

@@ -98,18 +98,31 @@ class Body(Schema):
         inner = body.get(key) if key else body
         if not isinstance(inner, dict):
             raise errors.BadRequest(f"Missing required element '{key}' in request body.")
-        strict = self.strict_since is not None and (self._version is None or self._version >= self.strict_since)
         extra = set(body) - {key} - self.beside
-        if key and strict and extra:
+        if key and self._strict and extra:
             raise errors.BadRequest(
                 f"Additional properties are not allowed ({', '.join(repr(name) for name in sorted(extra))} "
                 f"was unexpected)"
             )
+        return self.values(inner)
+
+    def values(self, inner: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of what is in the envelope. Raises BadRequest with the API's words."""
         try:
-            loaded = self.load(inner, unknown=marshmallow.RAISE if strict else marshmallow.EXCLUDE)
+            loaded = self.load(inner, unknown=marshmallow.RAISE if self._strict else marshmallow.EXCLUDE)
         except marshmallow.ValidationError as error:
             raise errors.BadRequest(_sentence(error, inner)) from error
         return dict(loaded)
+
+    @property
+    def _strict(self) -> bool:
+        return self.strict_since is not None and (self._version is None or self._version >= self.strict_since)
+
+
+class ActionBody(Body):
+    """What an action carries under its name; unknown keys are refused at every version."""
+
+    strict_since = Version(3, 0)
 
 
 @functools.lru_cache(maxsize=4096)

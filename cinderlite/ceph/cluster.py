@@ -33,7 +33,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from cinderlite import errors
 from cinderlite.ceph import images
@@ -63,6 +63,7 @@ BY_ERRNO: dict[int, type[errors.CinderliteError]] = {
 }
 #: With these Ceph did answer, so they count as success of the call.
 _ANSWERS = (errors.ImageNotFound, errors.ImageExists, errors.ImageBusy)
+T = TypeVar("T")
 #: The probe is a subject like an image: while one is stuck, no second one is started.
 _PROBE = "(the probe)"
 
@@ -268,7 +269,8 @@ class _Here:
         self.breaker = _Breaker()
         self.lock = threading.Lock()
         self.connecting = threading.Lock()
-        self.connection: _Connection | None = None
+        #: For calls that are bounded in time, and (True) for those that move data.
+        self.connections: dict[bool, _Connection] = {}
         self.suspect = False
         self.counting = threading.Lock()
         self.capacity: tuple[float, Capacity] | None = None
@@ -335,7 +337,7 @@ class Cluster:
 
     def info(self, name: str) -> ImageInfo:
         """Look at an image without opening it for writing. Raises ImageNotFound."""
-        info: ImageInfo = self._call("info", lambda c: images.info(c.ioctx, name, c.addresses), name)
+        info: ImageInfo = self._call("info", lambda c: images.info(c.ioctx, name, self._ourselves()), name)
         return info
 
     def trash(self, name: str) -> str | None:
@@ -343,7 +345,7 @@ class Cluster:
 
         Raises ImageBusy naming the addresses of other clients that have it open.
         """
-        image_id: str | None = self._call("trash", lambda c: images.trash(c.ioctx, name, c.addresses), name)
+        image_id: str | None = self._call("trash", lambda c: images.trash(c.ioctx, name, self._ourselves()), name)
         return image_id
 
     def purge(self, image_id: str) -> bool:
@@ -399,13 +401,13 @@ class Cluster:
         here = self._here
         here.threads.stop()
         with here.lock:
-            connection, here.connection = here.connection, None
-            if connection is None:
-                return
-            connection.retired = True
-            idle = not connection.users
-        if idle:
-            _shut_down(connection).join(self._connect_timeout)
+            connections = list(here.connections.values())
+            here.connections.clear()
+            for connection in connections:
+                connection.retired = True
+            idle = [connection for connection in connections if not connection.users]
+        for thread in [_shut_down(connection) for connection in idle]:
+            thread.join(self._connect_timeout)
 
     # Within
 
@@ -440,15 +442,32 @@ class Cluster:
                 self._observe(verb, time.perf_counter() - started, ok)
         return result
 
-    def _attempt(self, here: _Here, task: _Task, verb: str, step: Callable[[_Connection], Any]) -> Any:
+    def _bulk(self, verb: str, step: Callable[[Any], T]) -> T:
+        """Run `step(ioctx)`, which may take hours, in this thread, over a connection whose OSD calls never time out.
+
+        A step looks at `jobs.checkpoint` now and then. Raises what the errnos of librbd mean, and CephUnavailable.
+        """
+        started = time.perf_counter()
+        ok = False
+        try:
+            result: T = self._attempt(self._here, None, verb, lambda connection: step(connection.ioctx), bulk=True)
+            ok = True
+        finally:
+            if self._observe is not None:
+                self._observe(verb, time.perf_counter() - started, ok)
+        return result
+
+    def _attempt(
+        self, here: _Here, task: _Task | None, verb: str, step: Callable[[_Connection], Any], *, bulk: bool = False
+    ) -> Any:
         import rados
         import rbd
 
         retry = True
         while True:
-            connection = self._borrow(here)
+            connection = self._borrow(here, bulk=bulk)
             try:
-                if not here.threads.begin(task):
+                if task is not None and not here.threads.begin(task):
                     raise errors.CephUnavailable("given up before it was begun")
                 return step(connection)
             except (rados.Error, rbd.Error) as error:
@@ -458,26 +477,26 @@ class Cluster:
                     if retry:
                         retry = False
                         continue
-                raise _translated(error, verb, task.subject) from error
+                raise _translated(error, verb, task.subject if task else None) from error
             finally:
                 self._give_back(here, connection)
 
-    def _borrow(self, here: _Here) -> _Connection:
-        if (connection := _current(here)) is not None:
+    def _borrow(self, here: _Here, *, bulk: bool) -> _Connection:
+        if (connection := _current(here, bulk=bulk)) is not None:
             return connection
         if not here.connecting.acquire(timeout=self._connect_timeout):
             raise errors.CephUnavailable("another thread is still connecting")
         try:
-            if (connection := _current(here)) is None:
-                connection = self._connect()
+            if (connection := _current(here, bulk=bulk)) is None:
+                connection = self._connect(bulk=bulk)
                 with here.lock:
                     connection.users += 1
-                    here.connection = connection
+                    here.connections[bulk] = connection
             return connection
         finally:
             here.connecting.release()
 
-    def _connect(self) -> _Connection:
+    def _connect(self, *, bulk: bool) -> _Connection:
         import rados
 
         name = None if self.user is None else f"client.{self.user}"
@@ -488,7 +507,8 @@ class Cluster:
             errno.ETIMEDOUT: f"no monitor within {self._connect_timeout} s",
         }
         try:
-            cluster = rados.Rados(conffile=self._conffile, name=name, conf=self._options)
+            options = self._options | ({"rados_osd_op_timeout": "0"} if bulk else {})
+            cluster = rados.Rados(conffile=self._conffile, name=name, conf=options)
             cluster.connect()
         except rados.Error as error:
             number = _errno(error)
@@ -510,11 +530,16 @@ class Cluster:
         if last:
             _shut_down(connection)
 
+    def _ourselves(self) -> frozenset[str]:
+        with self._here.lock:
+            return frozenset().union(*(connection.addresses for connection in self._here.connections.values()))
+
     def _retire(self, here: _Here, connection: _Connection) -> None:
         with here.lock:
             connection.retired = True
-            if here.connection is connection:
-                here.connection = None
+            for kind, current in list(here.connections.items()):
+                if current is connection:
+                    del here.connections[kind]
 
     def _probe(self, here: _Here) -> None:
         # After a time-out the OSDs may be well and the monitors not; then every open for writing would be lost.
@@ -572,11 +597,12 @@ def _keep_for_ever(inherited: _Here) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
 
 
-def _current(here: _Here) -> _Connection | None:
+def _current(here: _Here, *, bulk: bool) -> _Connection | None:
     with here.lock:
-        if here.connection is not None:
-            here.connection.users += 1
-        return here.connection
+        connection = here.connections.get(bulk)
+        if connection is not None:
+            connection.users += 1
+        return connection
 
 
 def _shut_down(connection: _Connection) -> threading.Thread:

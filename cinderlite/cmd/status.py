@@ -7,13 +7,14 @@ Exit status as oslo.upgradecheck's: 0 all well, 1 warnings, 2 something will not
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator
 
 from oslo_config import cfg
 
 from cinderlite import app, config, errors
-from cinderlite.context import World
+from cinderlite.context import Backend, World
 from cinderlite.db import migrate
 
 OK, WARNING, FAILURE = 0, 1, 2
@@ -33,10 +34,10 @@ def _database(url: str) -> Finding:
     )
 
 
-def _ceph(world: World) -> Finding:
-    world.cluster.ping()
-    world.cluster.key()
-    return "Ceph", OK, f"pool {world.cluster.pool} answers"
+def _ceph(backend: Backend) -> Finding:
+    backend.cluster.ping()
+    backend.cluster.key()
+    return f"Ceph ({backend.name})", OK, f"pool {backend.cluster.pool} answers"
 
 
 def _guests(world: World) -> Finding:
@@ -58,10 +59,12 @@ def findings(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     url = config.database_url(conf)
     yield _tried("Database", lambda: _database(url))
     world = app.real_world(conf)
-    yield _tried("Ceph", lambda: _ceph(world))
+    for backend in world.backends.values():
+        yield _tried(f"Ceph ({backend.name})", functools.partial(_ceph, backend))
     yield _tried("Guests", lambda: _guests(world))
     world.guests.close()
-    world.cluster.close()
+    for backend in world.backends.values():
+        backend.cluster.close()
     world.db.close()
 
 

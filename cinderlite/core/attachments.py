@@ -62,7 +62,7 @@ def of_servers(ctx: Context, server_ids: Sequence[str]) -> dict[str, list[models
     with ctx.world.db.read() as session:
         query = visible(ctx, all_projects=True).where(models.Attachment.server_id.in_(server_ids))
         for row in session.scalars(query):
-            found.setdefault(row.server_id, []).append(row)
+            found.setdefault(row.server_id or "", []).append(row)
     return found
 
 
@@ -86,12 +86,17 @@ def attach(
         raise errors.Conflict(
             f"Cannot 'attach_volume' instance {server.id} while it is in vm_state {server.status.lower()}"
         )
-    ctx.world.cluster.check()
+    with ctx.world.db.read() as session:
+        asked = session.get(models.Volume, volume_id)
+    if asked is None:
+        raise errors.VolumeNotFound(volume_id)
+    ctx.world.cluster(asked.host).check()
     attachment = models.Attachment(
         id=models.new_id(),
         volume_id=volume_id,
         server_id=server.id,
         host=server.host,
+        mode="rw",
         tag=tag,
         delete_on_termination=delete_on_termination,
     )
@@ -162,7 +167,7 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
     if strangers:
         # librbd itself would let two writers take turns on one image, and their file systems would not survive it.
         raise errors.InvalidVolume(f"volume {volume.id} is still open elsewhere: {', '.join(strangers)}")
-    cluster = world.cluster
+    cluster = world.cluster(volume.host)
     device = guest.attach(
         RbdDisk(
             volume_id=volume.id,
@@ -180,12 +185,12 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
 
 def _strangers(world: World, guest: Guest, volume: models.Volume) -> Sequence[str]:
     """Clients, not this guest, that have the volume's image open."""
-    watchers = world.cluster.info(volume.image).watchers
+    watchers = world.cluster(volume.host).info(volume.image).watchers
     if not watchers or volume.id in guest.disks():
         return ()
     # An attach that was interrupted can have left this guest's own node open: close it, then look again.
     guest.detach(volume.id, 0)
-    return world.cluster.info(volume.image).watchers
+    return world.cluster(volume.host).info(volume.image).watchers
 
 
 @LIFECYCLE.step("restore")
@@ -222,7 +227,7 @@ def _detach(world: World, attachment: models.Attachment, _arguments: Mapping[str
     try:
         _find(world, attachment).detach(attachment.volume_id, world.settings.detach_wait)
     except errors.GuestGone:
-        _refuse_watched(world, attachment.volume_id)
+        _refuse_watched(world, attachment)
 
 
 LIFECYCLE.step("undo")(_detach)
@@ -230,15 +235,17 @@ LIFECYCLE.step("undo")(_detach)
 
 def _find(world: World, attachment: models.Attachment) -> Guest:
     try:
-        return world.guests.find(attachment.server_id)
+        return world.guests.find(attachment.server_id or "")
     except errors.ServerNotFound as error:
         raise errors.GuestGone(attachment.server_id) from error
 
 
-def _refuse_watched(world: World, volume_id: str) -> None:
+def _refuse_watched(world: World, attachment: models.Attachment) -> None:
     """The guest's process is gone; its volume is free once Ceph has seen that too (30 s after a kill)."""
+    with world.db.read() as session:
+        volume = session.get_one(models.Volume, attachment.volume_id)
     try:
-        watchers = world.cluster.info(f"volume-{volume_id}").watchers
+        watchers = world.cluster(volume.host).info(volume.image).watchers
     except errors.ImageNotFound:
         return
     if watchers:
@@ -279,10 +286,16 @@ def reconcile(world: World) -> list[str]:
     """
     with world.db.read() as session:
         table = models.Attachment
-        rows = list(session.scalars(select(table).where(table.status == "attached", table.busy == 0)))
+        rows = session.scalars(
+            select(table).where(
+                table.status == "attached", table.busy == 0, table.managed, table.server_id.is_not(None)
+            )
+        )
+        by_server: dict[str, list[models.Attachment]] = {}
+        for row in rows:
+            by_server.setdefault(row.server_id or "", []).append(row)
     begun = []
-    for server_id in sorted({row.server_id for row in rows}):
-        mine = [row for row in rows if row.server_id == server_id]
+    for server_id, mine in sorted(by_server.items()):
         begun += _reconcile_server(world, server_id, mine)
     return begun
 

@@ -9,27 +9,32 @@ from typing import Any
 
 from sqlalchemy import exc, func, select
 
-from cinderlite.context import Context, World
+from cinderlite.context import Backend, Context, World
 from cinderlite.db import models
 
 GIB = 1024**3
 
 
 def beat(world: World) -> None:
-    """Note that this host is alive."""
+    """Note that this host is alive, and which back ends it serves."""
+    host = world.settings.host
+    parts = [(host, "cinder-scheduler"), *((f"{host}@{name}", "cinder-volume") for name in world.backends)]
     # Another process of this host may be quicker with the first sign.
     with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
-        row = session.scalar(select(models.Service).where(models.Service.host == world.settings.host))
-        if row is None:
-            session.add(models.Service(host=world.settings.host))
-        else:
-            row.updated_at = models.utcnow()
+        for name, binary in parts:
+            row = session.scalar(
+                select(models.Service).where(models.Service.host == name, models.Service.binary == binary)
+            )
+            if row is None:
+                session.add(models.Service(host=name, binary=binary))
+            else:
+                row.updated_at = models.utcnow()
 
 
 def listed(ctx: Context) -> Sequence[models.Service]:
-    """Every host that ever gave a sign of life, by name."""
+    """Every host that ever gave a sign of life, with the parts that it plays, by name."""
     with ctx.world.db.read() as session:
-        return session.scalars(select(models.Service).order_by(models.Service.host)).all()
+        return session.scalars(select(models.Service).order_by(models.Service.host, models.Service.binary)).all()
 
 
 def is_up(ctx: Context, service: models.Service) -> bool:
@@ -38,16 +43,17 @@ def is_up(ctx: Context, service: models.Service) -> bool:
     return age < ctx.settings.service_down_after
 
 
-def pool(ctx: Context) -> dict[str, Any]:
-    """Capabilities of the pool, from Ceph's own figures; sizes in GiB."""
-    settings = ctx.settings
-    capacity = ctx.world.cluster.capacity()
+def pool(ctx: Context, backend: Backend) -> dict[str, Any]:
+    """Capabilities of a pool, from Ceph's own figures; sizes in GiB."""
+    capacity = backend.cluster.capacity()
     with ctx.world.db.read() as session:
         allocated = session.scalar(
-            select(func.coalesce(func.sum(models.Volume.size), 0)).where(models.Volume.deleted.is_(False))
+            select(func.coalesce(func.sum(models.Volume.size), 0)).where(
+                models.Volume.deleted.is_(False), models.Volume.host == backend.pool
+            )
         )
     return {
-        "volume_backend_name": settings.backend,
+        "volume_backend_name": backend.volume_backend_name,
         "vendor_name": "Open Source",
         "driver_version": "1.0.0",
         "storage_protocol": "ceph",
@@ -55,12 +61,12 @@ def pool(ctx: Context) -> dict[str, Any]:
         "free_capacity_gb": round(capacity.free_bytes / GIB, 2),
         "allocated_capacity_gb": int(allocated or 0),
         "provisioned_capacity_gb": round(capacity.provisioned_bytes / GIB, 2),
-        "reserved_percentage": settings.reserved_percentage,
-        "max_over_subscription_ratio": str(settings.max_over_subscription_ratio),
+        "reserved_percentage": backend.reserved_percentage,
+        "max_over_subscription_ratio": str(backend.max_over_subscription_ratio),
         "thin_provisioning_support": True,
         "multiattach": False,
         "QoS_support": False,
-        "location_info": f"ceph:{ctx.world.cluster.fsid()}:{ctx.world.cluster.pool}",
+        "location_info": f"ceph:{backend.cluster.fsid()}:{backend.cluster.pool}",
         "backend_state": "up",
         "replication_enabled": False,
         "timestamp": models.utcnow().isoformat(),

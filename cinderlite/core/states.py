@@ -33,12 +33,11 @@ LOG = logging.getLogger(__name__)
 
 #: As `Move.then`: the row is gone when the verb succeeds.
 GONE = "(gone)"
-#: As `Move.failure`: back to the status before the verb.
+#: As `Move.then` or `Move.failure`: back to the status before the verb.
 RETURN = "(return)"
-#: Seconds between two tries of a step whose end is unknown.
+#: Seconds between two tries of a step whose end is unknown; with each try twice as many, up to the move's patience.
 RETRY_AFTER = 2.0
 
-Row = models.Volume | models.Attachment
 Step = Callable[[World, Any, Mapping[str, Any]], Mapping[str, Any] | None]
 Settled = Callable[[Session, Any, Mapping[str, Any], "errors.CinderliteError | None"], None]
 
@@ -48,7 +47,8 @@ class Move:
     """One verb: from which statuses, through which, to which.
 
     `refused` errors mean that nothing was done and the row goes back whatever `failure` says. `doubt` is the verb
-    that takes over when the end of the step is unknown; without it the same verb is tried again.
+    that takes over when the end of the step is unknown; without it the same verb is tried again. The step of a `long`
+    verb moves data: it is done in one of the process's jobs, never inside a request.
     """
 
     verb: str
@@ -58,11 +58,13 @@ class Move:
     failure: str
     refused: tuple[type[errors.CinderliteError], ...] = ()
     doubt: str | None = None
+    long: bool = False
+    patience: float = RETRY_AFTER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a try ended: `done`, `failed` (with the error) or `postponed` (with the reason)."""
+    """How a try ended: `done`, `failed` (with the error), `postponed` (with the reason) or, if it is long, `begun`."""
 
     word: str
     error: errors.CinderliteError | None = None
@@ -104,18 +106,25 @@ class Machine:
         lease: float,
         request_id: str,
         *also: ColumnElement[bool],
+        sources: frozenset[str] | None = None,
         **arguments: Any,
     ) -> str | None:
         """Take the row for `verb`; the caller's commit is the acceptance. Returns the lease, None if it was lost.
 
-        `also` are further conditions on the row, `arguments` go into the intent.
+        `also` are further conditions on the row, `sources` statuses that stand in for the move's own, `arguments` go
+        into the intent.
         """
         move = self.moves[verb]
         owner = new_owner()
         table = self.model
         taken = session.execute(
             update(table)
-            .where(table.id == row_id, table.status.in_(move.sources), table.busy == 0, *also)
+            .where(
+                table.id == row_id,
+                table.status.in_(move.sources if sources is None else sources),
+                table.busy == 0,
+                *also,
+            )
             .values(
                 status=move.through,
                 previous_status=table.status,
@@ -127,7 +136,7 @@ class Machine:
         )
         return owner if taken.rowcount == 1 else None  # type: ignore[attr-defined]
 
-    def start(self, row: Row, verb: str, lease: float, request_id: str, **arguments: Any) -> str:
+    def start(self, row: models.Working, verb: str, lease: float, request_id: str, **arguments: Any) -> str:
         """Mark a *new* row, not yet in the database, as on its way through `verb`; returns the lease."""
         owner = new_owner()
         row.status = self.moves[verb].through
@@ -136,11 +145,47 @@ class Machine:
         return owner
 
     def run(self, world: World, row_id: str, owner: str) -> Outcome:
-        """Run the step that the row's intent names and settle it, if `owner` holds the row's lease."""
+        """Do what the row's intent names and settle it, if `owner` holds the row's lease; begin it if it is long."""
         with world.db.read() as session:
             row = session.get(self.model, row_id)
         if row is None or row.intent is None or row.lease_owner != owner:
             return Outcome("done")
+        if not self.moves[row.intent["verb"]].long:
+            return self._work(world, row, owner)
+        lease = world.settings.lease
+        if not world.jobs.start(
+            lambda: self._job(world, row, owner), lambda: self._renew(world, row_id, owner, lease), lease
+        ):
+            self._release(world, row_id, owner)
+        return Outcome("begun")
+
+    def _job(self, world: World, row: Any, owner: str) -> None:
+        try:
+            self._work(world, row, owner)
+        finally:
+            world.wake.set()  # A thread is free for whatever waits.
+
+    def _renew(self, world: World, row_id: str, owner: str, lease: float) -> bool:
+        with world.db.write() as session:
+            held = session.execute(
+                update(self.model)
+                .where(self.model.id == row_id, self.model.lease_owner == owner)
+                .values(lease_until=time.time() + lease)
+                .execution_options(synchronize_session=False)
+            )
+        return bool(held.rowcount == 1)  # type: ignore[attr-defined]
+
+    def _release(self, world: World, row_id: str, owner: str) -> None:
+        with world.db.write() as session:
+            session.execute(
+                update(self.model)
+                .where(self.model.id == row_id, self.model.lease_owner == owner)
+                .values(lease_owner=None, lease_until=0.0)
+                .execution_options(synchronize_session=False)
+            )
+
+    def _work(self, world: World, row: Any, owner: str) -> Outcome:
+        row_id: str = row.id
         verb, arguments = row.intent["verb"], row.intent
         began = time.monotonic()
         try:
@@ -171,10 +216,9 @@ class Machine:
             current = session.get(self.model, row.id)
             if current is None or current.lease_owner != owner:
                 return Outcome("done")  # Somebody else took the work over and settled it.
-            status = move.then
-            if error is not None:
-                refused = isinstance(error, move.refused) or move.failure == RETURN
-                status = current.previous_status or GONE if refused else move.failure
+            status = move.then if error is None else move.failure
+            if status == RETURN or (error is not None and isinstance(error, move.refused)):
+                status = current.previous_status or GONE
             for name, value in changes.items():
                 setattr(current, name, value)
             current.reason = str(error) if error else None
@@ -191,7 +235,7 @@ class Machine:
         return Outcome("failed" if error else "done", error)
 
     def _remove(self, session: Session, row: Any) -> None:
-        if isinstance(row, models.Volume):
+        if isinstance(row, models.Volume):  # Its purge is still to come, and snapshots may name it.
             row.status, row.deleted, row.deleted_at = "deleted", True, models.utcnow()
         else:
             session.delete(row)
@@ -201,12 +245,15 @@ class Machine:
         move = self.moves[intent["verb"]]
         if move.doubt:
             intent["verb"] = move.doubt
+        tries = intent.get("tries", 0)
+        intent["tries"] = tries + 1
+        later = time.time() + min(RETRY_AFTER * 2 ** min(tries, 16), move.patience)
         with world.db.write() as session:
             table = self.model
             session.execute(
                 update(table)
                 .where(table.id == row.id, table.lease_owner == owner)
-                .values(intent=intent, reason=str(error), lease_owner=None, lease_until=time.time() + RETRY_AFTER)
+                .values(intent=intent, reason=str(error), lease_owner=None, lease_until=later)
                 .execution_options(synchronize_session=False)
             )
         return Outcome("postponed", error)

@@ -46,6 +46,18 @@ def resolve(session: Session, name_or_id: str) -> models.VolumeType:
     return found
 
 
+def for_new_volume(ctx: Context, session: Session, name_or_id: str | None) -> models.VolumeType:
+    """The type of a volume about to be made, with its extra specs; the default one if none is named."""
+    found = resolve(session, name_or_id or ctx.settings.default_volume_type)
+    session.refresh(found, ["extra_spec_rows"])
+    return found
+
+
+def extra_specs(kind: models.VolumeType) -> dict[str, str]:
+    """The extra specs of a type that was loaded with them."""
+    return {row.key: row.value for row in kind.extra_spec_rows}
+
+
 def visible(ctx: Context) -> list[models.VolumeType]:
     """The public types, newest first."""
     table = models.VolumeType

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
-from cinderlite.context import Context, World
-from cinderlite.core import messages, quotas, states, types
+from cinderlite.context import Backend, Context, World
+from cinderlite.core import messages, placement, quotas, states, types
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
@@ -24,13 +25,14 @@ LIFECYCLE = states.Machine(
     #    verb      from                       through      then         on failure
     Move("create", frozenset({"new"}),        "creating",  "available", "error"),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
-    Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN),
+    Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
 
 #: What the API shows is loaded with the rows, never one by one.
 SHOWN = (
     joinedload(models.Volume.volume_type),
     selectinload(models.Volume.metadata_rows),
+    selectinload(models.Volume.image_metadata_rows),
     selectinload(models.Volume.attachments),
 )
 
@@ -57,56 +59,149 @@ def _get(ctx: Context, session: Session, volume_id: str) -> models.Volume:
     return found
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """What a new volume takes over from its source; `size` in GiB is the least it may have."""
+
+    size: int
+    host: str | None = None
+    availability_zone: str | None = None
+    volume_type_id: str | None = None
+    bootable: bool = False
+    image_metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    encryption_key_id: str | None = None
+    #: Further columns of the new row, and what the step must know.
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """Something that volumes are made from.
+
+    `origin(ctx, session, id)` looks it up and refuses what cannot be (it runs before anything is begun and again in
+    the transaction that accepts); `fill(world, volume, intent)` is the idempotent step that makes the image. `verb`
+    is "create" if that is quick and "fill" if data are moved.
+    """
+
+    origin: Callable[[Context, Session, str], Origin]
+    fill: Callable[[World, models.Volume, Mapping[str, Any]], Mapping[str, Any] | None]
+    verb: str = "create"
+
+
+#: The key of the request's body → the source; whoever can fill a volume registers here.
+SOURCES: dict[str, Source] = {}
+
+
 def create(
     ctx: Context,
     *,
-    size: int,
+    size: int | None = None,
+    source: tuple[str, str] | None = None,
     name: str | None = None,
     description: str | None = None,
     volume_type: str | None = None,
     availability_zone: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    hints: Mapping[str, Any] | None = None,
+    **columns: Any,
 ) -> models.Volume:
-    """Create an empty volume of `size` GiB and return its row as accepted (`creating`).
+    """Create a volume of `size` GiB, empty or from a `source` (a key of SOURCES and an id); the row as accepted.
 
-    Raises OverQuota, VolumeTypeNotFound, InvalidInput, and CephUnavailable when the cluster does not answer; then
-    nothing was begun. A failure after that shows as status `error`.
+    `columns` are further columns of the row that callers in `core` set, such as group_id. Raises OverQuota,
+    VolumeTypeNotFound, InvalidInput, what the source raises, and CephUnavailable when the cluster does not answer;
+    then nothing was begun. A failure after that shows as status `error`.
     """
-    zone = _zone(ctx, availability_zone)
-    ctx.world.cluster.check()
+    wanted = _Wanted(size, source, volume_type, availability_zone, dict(hints or {}))
+    with ctx.world.db.read() as session:
+        backend = _plan(ctx, session, wanted).backend
+    # Never inside a transaction: a dead cluster takes its time to say so.
+    backend.cluster.check()
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
-        kind = types.resolve(session, volume_type or ctx.settings.default_volume_type)
-        quotas.admit_volume(session, ctx.settings, ctx.project_id, size)
+        plan = _plan(ctx, session, wanted)
+        quotas.admit_volume(session, ctx.settings, ctx.project_id, plan.size)
+        origin = plan.origin
         volume = models.Volume(
             id=models.new_id(),
             project_id=ctx.project_id,
             user_id=ctx.user_id,
             name=name,
             description=description,
-            size=size,
-            availability_zone=zone,
-            host=ctx.settings.pool,
-            volume_type=kind,
+            size=plan.size,
+            availability_zone=plan.zone,
+            host=plan.backend.pool,
+            volume_type=plan.kind,
+            bootable=origin.bootable,
+            encryption_key_id=origin.encryption_key_id,
             metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
+            image_metadata_rows=[
+                models.ImageMetadata(key=key, value=value) for key, value in origin.image_metadata.items()
+            ],
             attachments=[],
+            **(dict(origin.columns) | columns),
         )
-        owner = LIFECYCLE.start(volume, "create", ctx.settings.lease, ctx.request_id)
+        verb = SOURCES[source[0]].verb if source else "create"
+        arguments = {"source": {"kind": source[0], "id": source[1], **origin.arguments}} if source else {}
+        owner = LIFECYCLE.start(volume, verb, ctx.settings.lease, ctx.request_id, **arguments)
         session.add(volume)
     LIFECYCLE.run(ctx.world, volume.id, owner)
     return volume
 
 
-def _zone(ctx: Context, wanted: str | None) -> str:
-    zone = ctx.settings.availability_zone
-    if wanted in (None, zone) or ctx.settings.zone_fallback:
-        return zone
-    raise errors.InvalidInput(f"Availability zone '{wanted}' is invalid.")
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wanted:
+    size: int | None
+    source: tuple[str, str] | None
+    volume_type: str | None
+    zone: str | None
+    hints: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    size: int
+    origin: Origin
+    kind: models.VolumeType
+    zone: str
+    backend: Backend
+
+
+def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
+    """What will be made of a request, from what the database says now."""
+    origin = Origin(0)
+    if wanted.source is not None:
+        key, source_id = wanted.source
+        origin = SOURCES[key].origin(ctx, session, source_id)
+    size = wanted.size if wanted.size is not None else origin.size
+    if size < 1:
+        raise errors.InvalidInput(
+            f"Invalid volume size provided for create request: {wanted.size} (size must be an integer)"
+        )
+    if size < origin.size:
+        raise errors.InvalidInput(
+            f"Volume size '{size}'GB cannot be smaller than the size of its source, {origin.size}GB."
+        )
+    kind = types.for_new_volume(ctx, session, wanted.volume_type or origin.volume_type_id)
+    backend, zone = placement.choose(
+        ctx,
+        session,
+        kind,
+        size,
+        zone=wanted.zone or origin.availability_zone,
+        hints=wanted.hints,
+        near=origin.host,
+    )
+    return _Plan(size, origin, kind, zone, backend)
 
 
 @LIFECYCLE.step("create")
-def _create(world: World, volume: models.Volume, _arguments: Mapping[str, Any]) -> None:
-    world.cluster.create(volume.image, volume.size * GIB)
+def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    source = arguments.get("source")
+    if source is not None:
+        return SOURCES[source["kind"]].fill(world, volume, source)
+    world.cluster(volume.host).create(volume.image, volume.size * GIB)
+    return None
 
 
 def update(ctx: Context, volume: models.Volume, **changes: Any) -> models.Volume:
@@ -127,7 +222,7 @@ def delete(ctx: Context, volume: models.Volume) -> None:
 
     Raises InvalidVolume when its state does not allow it, or when a client that is not ours has the image open.
     """
-    ctx.world.cluster.check()
+    ctx.world.cluster(volume.host).check()
     attached = exists().where(models.Attachment.volume_id == models.Volume.id)
     with ctx.world.db.write() as session:
         owner = LIFECYCLE.begin(
@@ -148,16 +243,16 @@ def delete(ctx: Context, volume: models.Volume) -> None:
 
 @LIFECYCLE.step("delete")
 def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    image_id = world.cluster.trash(volume.image)
+    image_id = world.cluster(volume.host).trash(volume.image)
     if image_id is None:
         return {}
     return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}
 
 
 @LIFECYCLE.step("purge")
-def _purge(world: World, _volume: models.Volume, arguments: Mapping[str, Any]) -> None:
+def _purge(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
     try:
-        gone = world.cluster.purge(arguments["image_id"])
+        gone = world.cluster(volume.host).purge(arguments["image_id"])
     except errors.CephError as error:
         # Whatever it is (a clone that needs it, a dead client's watch): nobody else will ever remove this image.
         raise errors.CephUnavailable(error.message) from error

@@ -36,7 +36,7 @@ def test_discovery_needs_no_login(nobody: Client) -> None:
         answer = nobody.get(path)
         assert answer.json["version"]["id"] == "v2.1"
         assert (2, 89) <= tuple(map(int, answer.json["version"]["version"].split("."))) <= (2, 100)
-    assert nobody.get("/healthcheck").json == {"status": "ok", "ceph": "ok", "database": "ok"}
+    assert nobody.get("/healthcheck").json == {"status": "ok", "ceph:ceph": "ok", "database": "ok"}
     assert nobody.get("/v3/volumes").status_code == 401
     assert nobody.get("/v2.1/servers").status_code == 401
 

@@ -12,7 +12,7 @@ import pytest
 
 from cinderlite import errors
 from cinderlite.context import World
-from conftest import PROJECT, Client, settle
+from conftest import PROJECT, Client, cluster_of, settle
 from fakes_cluster import FakeCluster
 
 
@@ -23,12 +23,12 @@ def test_the_first_get_is_final(client: Client, world: World) -> None:
     assert not any(key.startswith("os-vol-") for key in made.json["volume"])
     path = f"/v3/volumes/{made.json['volume']['id']}"
     assert client.get(path).json["volume"]["status"] == "available"
-    assert world.cluster.info(f"volume-{made.json['volume']['id']}").size_bytes == 3 * 1024**3
+    assert cluster_of(world).info(f"volume-{made.json['volume']['id']}").size_bytes == 3 * 1024**3
     assert client.delete(path).status_code == 202
     assert client.get(path).status_code == 404
     settle(world)
-    assert not world.cluster.images("volume-")
-    assert not world.cluster.trashed()
+    assert not cluster_of(world).images("volume-")
+    assert not cluster_of(world).trashed()
 
 
 def test_the_shape_that_clients_parse(client: Client, admin: Client) -> None:
@@ -51,7 +51,7 @@ def test_a_size_that_is_none_is_400_and_creates_nothing(client: Client, world: W
     assert answer.status_code == 400
     assert answer.json["badRequest"]["message"]
     assert client.get("/v3/volumes").json["volumes"] == []
-    assert not world.cluster.images("volume-")
+    assert not cluster_of(world).images("volume-")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_size_that_is_none_is_400_and_creates_nothing(client: Client, world: W
 def test_a_body_that_is_none_is_400_and_creates_nothing(client: Client, world: World, body: Any) -> None:
     answer = client.post("/v3/volumes", body)
     assert answer.status_code == 400, answer.text
-    assert not world.cluster.images("volume-")
+    assert not cluster_of(world).images("volume-")
 
 
 def test_unknown_keys_are_ignored_before_3_53_and_refused_after(client: Client) -> None:
@@ -159,7 +159,7 @@ def test_quota_is_exact_under_concurrency(client: Client, world: World) -> None:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: client.post("/v3/volumes", {"volume": {"size": 1}}), range(100)))
     assert sorted(answer.status_code for answer in answers) == [202] * 10 + [413] * 90
-    assert len(world.cluster.images("volume-")) == 10
+    assert len(cluster_of(world).images("volume-")) == 10
     refused = next(answer for answer in answers if answer.status_code == 413)
     assert refused.json["overLimit"]["message"] == (
         "VolumeLimitExceeded: Maximum number of volumes allowed (10) exceeded for quota 'volumes'."
@@ -237,7 +237,7 @@ def test_an_unforeseen_error_tells_nothing_of_itself(
     def broken() -> None:
         raise RuntimeError("a secret path /etc/ceph/key")
 
-    monkeypatch.setattr(world.cluster, "check", broken)
+    monkeypatch.setattr(cluster_of(world), "check", broken)
     answer = client.post("/v3/volumes", {"volume": {"size": 1}})
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -250,7 +250,7 @@ def test_a_failed_create_is_an_error_with_a_message(
     def refuse(_name: str, _size: int) -> None:
         raise errors.CephError("the pool is full")
 
-    monkeypatch.setattr(world.cluster, "create", refuse)
+    monkeypatch.setattr(cluster_of(world), "create", refuse)
     made = client.post("/v3/volumes", {"volume": {"size": 1}})
     assert made.status_code == 202
     assert client.get(f"/v3/volumes/{made.json['volume']['id']}").json["volume"]["status"] == "error"

@@ -418,12 +418,12 @@ def test_wrong_key(connect: Connect, real_cluster: Cluster, tmp_path: pathlib.Pa
 def test_blocklisted(ceph: Any, connect: Connect, name: str) -> None:
     cluster = connect(call_timeout=5.0)
     cluster.create(name, GIB)
-    assert cluster._here.connection
-    (address,) = cluster._here.connection.addresses
+    assert cluster._here.connections[False]
+    (address,) = cluster._here.connections[False].addresses
     command = ["ceph", "-c", str(ceph.conf), "osd", "blocklist", "add", address]
     subprocess.run(command, check=True, capture_output=True, timeout=20)
     deadline = time.monotonic() + 10
-    while cluster._here.connection is not None and address in cluster._here.connection.addresses:
+    while address in cluster._here.connections[False].addresses:
         cluster.create(name, GIB)
         assert time.monotonic() < deadline, "the blocklist never reached the OSD"
     assert cluster.trash(name)

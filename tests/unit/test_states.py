@@ -16,7 +16,7 @@ from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.core import services, states, types, volumes
 from cinderlite.db import models
-from conftest import settle
+from conftest import cluster_of, settle
 from fakes_cluster import FakeCluster
 
 
@@ -45,7 +45,7 @@ def test_of_eight_that_delete_one_volume_exactly_one_wins(ctx: Context) -> None:
 def test_a_lease_of_a_living_process_is_respected_and_of_a_dead_one_taken(ctx: Context, world: World) -> None:
     def begin(owner_of_other: Any = None) -> str:
         volume = models.Volume(
-            id=models.new_id(), project_id="p", user_id="u", size=1, availability_zone="nova", host="h@b#p",
+            id=models.new_id(), project_id="p", user_id="u", size=1, availability_zone="nova", host="testhost@ceph#ceph",
             volume_type_id=volumes.create(ctx, size=1).volume_type_id,
         )  # fmt: skip
         volumes.LIFECYCLE.start(volume, "create", 60, "req-x")
@@ -69,7 +69,7 @@ def test_a_lease_of_a_living_process_is_respected_and_of_a_dead_one_taken(ctx: C
     assert orphan in volumes.LIFECYCLE.unfinished(world, 100)
     settle(world)
     assert row(world, orphan).status == "available"
-    assert world.cluster.info(f"volume-{orphan}").size_bytes == 2**30
+    assert cluster_of(world).info(f"volume-{orphan}").size_bytes == 2**30
     assert row(world, mine).status == "creating"
 
 
@@ -86,7 +86,7 @@ def test_a_lease_of_another_machine_counts_until_it_lapses() -> None:
 
 def test_a_straggler_does_not_settle_what_another_took_over(ctx: Context, world: World) -> None:
     volume = models.Volume(
-        id=models.new_id(), project_id="p", user_id="u", size=1, availability_zone="nova", host="h@b#p",
+        id=models.new_id(), project_id="p", user_id="u", size=1, availability_zone="nova", host="testhost@ceph#ceph",
         volume_type_id=volumes.create(ctx, size=1).volume_type_id,
     )  # fmt: skip
     slow = volumes.LIFECYCLE.start(volume, "create", 60, "req-x")
@@ -106,7 +106,7 @@ def test_an_unknown_end_is_tried_again_until_it_is_known(
     ctx: Context, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(world.cluster, "create", _in_doubt)
+        patched.setattr(cluster_of(world), "create", _in_doubt)
         volume = volumes.create(ctx, size=1)
         now = row(world, volume.id)
         assert (now.status, now.busy) == ("creating", 1)
@@ -154,4 +154,4 @@ def test_two_processes_that_start_at_once_share_the_default_type(world: World) -
             future.result()
     with world.db.read() as session:
         assert session.scalar(select(func.count()).select_from(models.VolumeType)) == 1
-        assert session.scalar(select(func.count()).select_from(models.Service)) == 1
+        assert session.scalar(select(func.count()).select_from(models.Service)) == 2

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+from marshmallow import fields
 
 from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.rest import Blueprint
-from cinderlite.api.schema import VIEW, Computed, Schema, versioned
+from cinderlite.api.schema import VIEW, Schema, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import services
+from cinderlite.core import placement, services
+from cinderlite.db import models
 
 bp = Blueprint("services", SERVICE, "Services, pools and zones.")
 
@@ -36,66 +40,87 @@ class Service(Schema):
 
     envelope = "service", "services"
 
-    binary = Computed(lambda row: row["binary"])
-    host = Computed(lambda row: row["host"])
-    zone = Computed(lambda row: row["zone"])
-    status = Computed(lambda _row: "enabled")
-    state = Computed(lambda row: row["state"])
-    updated_at = Computed(lambda row: row["updated_at"])
-    disabled_reason = Computed(lambda _row: None)
-    replication_status = Computed(lambda _row: "disabled")
-    active_backend_id = Computed(lambda _row: None)
-    frozen = Computed(lambda _row: False)
-    cluster = versioned(Computed(lambda _row: None), since="3.7")
-    backend_state = versioned(Computed(lambda row: row["state"]), since="3.49")
+    binary = fields.String()
+    host = fields.String()
+    zone = fields.String()
+    status = fields.String()
+    state = fields.String()
+    updated_at = fields.String()
+    disabled_reason = fields.String()
+    replication_status = fields.String()
+    active_backend_id = fields.String()
+    frozen = fields.Boolean()
+    cluster = versioned(fields.String(), since="3.7")
+    backend_state = versioned(fields.String(), since="3.49")
 
     VOLUME_ONLY = frozenset({"replication_status", "active_backend_id", "frozen", "backend_state"})
 
-    def write(self, row: dict[str, Any]) -> dict[str, Any]:
+    def write(self, row: Any) -> dict[str, Any]:
         """Only a back end replicates and freezes."""
         written = super().write(row)
-        if row["binary"] == "cinder-volume":
+        if row.binary == "cinder-volume":
             return written
         return {key: value for key, value in written.items() if key not in self.VOLUME_ONLY}
 
 
-@bp.get("/os-services", policy="volume_extension:services:index")
-def index(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    binary: str
+    host: str
+    zone: str
+    status: str
+    state: str
+    updated_at: str
+    disabled_reason: str | None
+    frozen: bool
+    backend_state: str
+    replication_status: str = "disabled"
+    active_backend_id: str | None = None
+    cluster: str | None = None
+
+
+def _row(ctx: Context, row: models.Service) -> _Row:
+    state = "up" if services.is_up(ctx, row) else "down"
+    backend = ctx.world.backends.get(row.host.partition("@")[2])
+    return _Row(
+        binary=row.binary,
+        host=row.host,
+        zone=backend.availability_zone if backend else ctx.settings.availability_zone,
+        status="disabled" if row.disabled else "enabled",
+        state=state,
+        updated_at=row.updated_at.isoformat(timespec="microseconds"),
+        disabled_reason=row.disabled_reason,
+        frozen=row.frozen,
+        backend_state=state,
+    )
+
+
+@bp.get("/os-services", returns=(200, Service), policy="volume_extension:services:index")
+def index(ctx: Context, query: Mapping[str, str]) -> list[_Row]:
     """List the API hosts as the Cinder services that each of them stands for; filters host and binary."""
-    found = []
-    for service in services.listed(ctx):
-        state = "up" if services.is_up(ctx, service) else "down"
-        for binary, host in (
-            ("cinder-scheduler", service.host),
-            ("cinder-volume", f"{service.host}@{ctx.settings.backend}"),
-        ):
-            row = {
-                "binary": binary,
-                "host": host,
-                "zone": ctx.settings.availability_zone,
-                "state": state,
-                "updated_at": service.updated_at.isoformat(timespec="microseconds"),
-            }
-            if query.get("binary", binary) == binary and query.get("host", host) == host:
-                found.append(row)
-    schema = Service.here()
-    return {"services": [schema.write(row) for row in found]}
+    rows = [_row(ctx, row) for row in services.listed(ctx)]
+    return [row for row in rows if query.get("binary") in (None, row.binary) and query.get("host") in (None, row.host)]
 
 
 @bp.get("/scheduler-stats/get_pools", policy="scheduler_extension:scheduler_stats:get_pools")
 def pools(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the pools; with `detail=True` with their figures, which are Ceph's own."""
-    pool: dict[str, Any] = {"name": ctx.settings.pool}
-    if paging.flag(query, "detail"):
-        pool["capabilities"] = services.pool(ctx)
-    wanted = query.get("name", pool["name"]) if VIEW.get().version.minor >= 28 else pool["name"]
-    return {"pools": [pool] if wanted == pool["name"] else []}
+    detail = paging.flag(query, "detail")
+    wanted = query.get("name") if VIEW.get().version.minor >= 28 else None
+    chosen = [backend for backend in ctx.world.backends.values() if wanted in (None, backend.pool)]
+    return {
+        "pools": [
+            {"name": backend.pool, **({"capabilities": services.pool(ctx, backend)} if detail else {})}
+            for backend in chosen
+        ]
+    }
 
 
 @bp.get("/os-availability-zone", policy=None)
 def zones(ctx: Context) -> dict[str, Any]:
     """List the availability zones."""
-    return {"availabilityZoneInfo": [{"zoneName": ctx.settings.availability_zone, "zoneState": {"available": True}}]}
+    found = [{"zoneName": name, "zoneState": {"available": True}} for name in placement.zones(ctx.world)]
+    return {"availabilityZoneInfo": found}
 
 
 def _extension(alias: str) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Volume(VolumeWritten):
 
 
 class VolumeCreate(Body):
-    """What a volume is to be. Sources other than nothing at all come with later versions of this service."""
+    """What a volume is to be: how big, of which type, made from what."""
 
     envelope = "volume", ""
     strict_since = STRICT
@@ -157,9 +157,6 @@ class VolumeUpdate(Body):
     metadata = Metadata(allow_none=True)
 
 
-SOURCES = ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id", "consistencygroup_id", "group_id")
-
-
 def _named(body: Mapping[str, Any]) -> dict[str, Any]:
     """The display names under the names that the rules use."""
     named = {}
@@ -173,11 +170,12 @@ def _named(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @bp.post("/volumes", body=VolumeCreate, returns=(202, VolumeWritten), policy="volume:create")
-def create(ctx: Context, body: dict[str, Any]) -> models.Volume:
-    """Create an empty volume.
+def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.Volume:
+    """Create a volume, empty or from a snapshot, a volume, an image or a backup.
 
-    The answer shows it as accepted (`creating`); by then the image exists already, so the first GET shows
-    `available`. Answers 413 when the project's quota does not allow it, 503 when Ceph does not answer.
+    The answer shows it as accepted (`creating`). What is quick is done by then, so the first GET shows `available`;
+    copies go on in the background. Answers 413 when the project's quota does not allow it, 503 when Ceph does not
+    answer.
     """
     if body.get("multiattach"):
         raise errors.BadRequest(
@@ -185,19 +183,31 @@ def create(ctx: Context, body: dict[str, Any]) -> models.Volume:
             "Contact your administrator to create a multiattach enabled volume type and use it to create multiattach "
             "volumes."
         )
-    sources = [key for key in SOURCES if body.get(key) is not None]
-    if sources:
-        raise errors.InvalidInput(f"volumes cannot be created from {sources[0]} by this service")
-    if body.get("size") is None:
-        raise errors.InvalidInput("Invalid volume size provided for create request: None (size must be an integer)")
     return volumes.create(
         ctx,
-        size=body["size"],
+        size=body.get("size"),
+        source=_source(body),
         volume_type=body.get("volume_type"),
         availability_zone=body.get("availability_zone"),
         metadata=body.get("metadata"),
+        hints=hints,
         **_named(body),
     )
+
+
+def _source(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What the volume is to be made from: a key of `volumes.SOURCES` and an id."""
+    given = {key: body[key] for key in ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
+             if body.get(key) is not None}  # fmt: skip
+    if "imageRef" in given:  # Cinder's older name for the same thing wins.
+        given["image_id"] = given.pop("imageRef")
+    if len(given) > 1:
+        raise errors.BadRequest(f"A volume has one source at most, but {', '.join(sorted(given))} were given.")
+    for key, value in given.items():
+        if key not in volumes.SOURCES:
+            raise errors.InvalidInput(f"volumes cannot be created from {key} by this service")
+        return key, value
+    return None
 
 
 def _equal(column: Any) -> Any:

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attachments."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import JSON, Boolean, Double, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from cinderlite.db.models.base import Base, Dated, Time, Working, new_id
+
+if TYPE_CHECKING:
+    from cinderlite.db.models.volumes import Volume
+
+
+class Attachment(Dated, Working, Base):
+    """A volume on a server: the one row behind Cinder's attachments and Nova's volumeAttachments.
+
+    The row is gone when the attachment is: a second attachment never meets the ghost of a first one.
+    """
+
+    __tablename__ = "attachments"
+    __table_args__ = (
+        Index("attachments_by_server", "server_id"),
+        Index("attachments_by_volume", "volume_id"),
+        Index("attachments_by_project", "project_id", "created_at"),
+        Index("attachments_busy", "busy", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    volume_id: Mapped[str] = mapped_column(String(36), ForeignKey("volumes.id"))
+    #: NULL for a volume that is attached to a host itself.
+    server_id: Mapped[str | None] = mapped_column(String(36))
+    project_id: Mapped[str] = mapped_column(String(255))
+    host: Mapped[str | None] = mapped_column(String(255))
+    device: Mapped[str | None] = mapped_column(String(255))
+    #: "rw" or "ro"; NULL if the one who attaches did not say.
+    mode: Mapped[str | None] = mapped_column(String(2))
+    tag: Mapped[str | None] = mapped_column(String(60))
+    delete_on_termination: Mapped[bool] = mapped_column(Boolean, default=False)
+    attached_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    #: Whether this service plugs the disk in. Else somebody else does, such as a Nova, and only tells.
+    managed: Mapped[bool] = mapped_column(Boolean, default=True)
+    #: What the other one said of the machine that opens the image; NULL while the attachment is only reserved.
+    connector: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    #: When the server's process was first missed; NULL while it runs.
+    guest_missed_at: Mapped[float | None] = mapped_column(Double)
+
+    volume: Mapped[Volume] = relationship(lazy="raise", viewonly=True)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backups."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from cinderlite.db.models.base import Base, Dated, Named, Time, Working, new_id
+
+
+class Backup(Dated, Named, Working, Base):
+    """A backup of a volume; `size` in GiB. The row is gone when the backup is."""
+
+    __tablename__ = "backups"
+    __table_args__ = (
+        Index("backups_by_project", "project_id", "created_at", "id"),
+        Index("backups_by_age", "created_at", "id"),
+        Index("backups_by_volume", "volume_id", "created_at"),
+        Index("backups_by_parent", "parent_id"),
+        Index("backups_busy", "busy", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    volume_id: Mapped[str] = mapped_column(String(36))
+    snapshot_id: Mapped[str | None] = mapped_column(String(36))
+    #: The backup that this one holds the difference to; NULL for a full one.
+    parent_id: Mapped[str | None] = mapped_column(String(36))
+    size: Mapped[int] = mapped_column(Integer)
+    object_count: Mapped[int] = mapped_column(Integer, default=0)
+    container: Mapped[str | None] = mapped_column(String(255))
+    availability_zone: Mapped[str | None] = mapped_column(String(255))
+    host: Mapped[str | None] = mapped_column(String(255))
+    fail_reason: Mapped[str | None] = mapped_column(Text)
+    #: The moment whose data it holds.
+    data_timestamp: Mapped[datetime.datetime | None] = mapped_column(Time)
+    encryption_key_id: Mapped[str | None] = mapped_column(String(36))
+    #: What the storage must know to find and check it (digest, names), and what of the volume a restore needs.
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+    metadata_rows: Mapped[list[BackupMetadata]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class BackupMetadata(Base):
+    """One key of a backup's metadata."""
+
+    __tablename__ = "backup_metadata"
+
+    backup_id: Mapped[str] = mapped_column(String(36), ForeignKey("backups.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))

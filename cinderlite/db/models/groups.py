@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of volumes, their types and their snapshots."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from cinderlite.db.models.base import Base, Dated, Named, Working, new_id
+
+
+class GroupType(Dated, Base):
+    """A kind of group that tenants choose."""
+
+    __tablename__ = "group_types"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    description: Mapped[str | None] = mapped_column(String(255))
+    is_public: Mapped[bool] = mapped_column(Boolean, default=True)
+
+    spec_rows: Mapped[list[GroupTypeSpec]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="GroupTypeSpec.key"
+    )
+
+
+class GroupTypeSpec(Base):
+    """One key of a group type's specs."""
+
+    __tablename__ = "group_type_specs"
+
+    group_type_id: Mapped[str] = mapped_column(
+        String(36), ForeignKey("group_types.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))
+
+
+class Group(Dated, Named, Working, Base):
+    """A group; its volumes name it."""
+
+    __tablename__ = "volume_groups"
+    __table_args__ = (
+        Index("groups_by_project", "project_id", "created_at", "id"),
+        Index("groups_busy", "busy", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    group_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("group_types.id"))
+    availability_zone: Mapped[str] = mapped_column(String(255))
+    host: Mapped[str] = mapped_column(String(255))
+    group_snapshot_id: Mapped[str | None] = mapped_column(String(36))
+    source_group_id: Mapped[str | None] = mapped_column(String(36))
+
+    group_type: Mapped[GroupType] = relationship(lazy="raise")
+    volume_type_rows: Mapped[list[GroupVolumeType]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class GroupVolumeType(Base):
+    """A volume type that a group takes."""
+
+    __tablename__ = "group_volume_types"
+
+    group_id: Mapped[str] = mapped_column(
+        String(36), ForeignKey("volume_groups.id", ondelete="CASCADE"), primary_key=True
+    )
+    volume_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_types.id"), primary_key=True)
+
+
+class GroupSnapshot(Dated, Named, Working, Base):
+    """Snapshots of all volumes of a group at one moment; the snapshots name it."""
+
+    __tablename__ = "group_snapshots"
+    __table_args__ = (
+        Index("group_snapshots_by_project", "project_id", "created_at", "id"),
+        Index("group_snapshots_by_group", "group_id"),
+        Index("group_snapshots_busy", "busy", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    group_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_groups.id"))
+    group_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("group_types.id"))

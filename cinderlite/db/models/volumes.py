@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes, their snapshots, and their transfers between projects."""
+
+from __future__ import annotations
+
+import datetime
+
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from cinderlite.db.models.attachments import Attachment
+from cinderlite.db.models.base import Base, Dated, Named, Time, Working, new_id, utcnow
+from cinderlite.db.models.types import VolumeType
+
+
+class Volume(Dated, Named, Working, Base):
+    """A volume; its image is `volume-<id>` in its back end's pool. `size` in GiB."""
+
+    __tablename__ = "volumes"
+    __table_args__ = (
+        Index("volumes_by_project", "project_id", "deleted", "created_at", "id"),
+        Index("volumes_by_age", "deleted", "created_at", "id"),
+        Index("volumes_by_name", "project_id", "deleted", "name"),
+        Index("volumes_usage", "project_id", "deleted", "size"),
+        Index("volumes_busy", "busy", "lease_until"),
+        Index("volumes_by_group", "group_id"),
+        Index("volumes_by_type", "volume_type_id", "deleted"),
+        Index("volumes_by_host", "host", "deleted"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    size: Mapped[int] = mapped_column(Integer)
+    migration_status: Mapped[str | None] = mapped_column(String(64))
+    availability_zone: Mapped[str] = mapped_column(String(255))
+    #: The pool as Cinder writes it, host@backend#pool: which back end has the image.
+    host: Mapped[str] = mapped_column(String(255))
+    volume_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_types.id"))
+    bootable: Mapped[bool] = mapped_column(Boolean, default=False)
+    multiattach: Mapped[bool] = mapped_column(Boolean, default=False)
+    consumes_quota: Mapped[bool] = mapped_column(Boolean, default=True)
+    #: Whether only reading is allowed; NULL until somebody said so, which the API shows as no metadata key.
+    readonly: Mapped[bool | None] = mapped_column(Boolean)
+    snapshot_id: Mapped[str | None] = mapped_column(String(36))
+    source_volid: Mapped[str | None] = mapped_column(String(36))
+    group_id: Mapped[str | None] = mapped_column(String(36))
+    encryption_key_id: Mapped[str | None] = mapped_column(String(36))
+    #: GiB that an extend, of which a compute service is to report the end, leads to.
+    new_size: Mapped[int | None] = mapped_column(Integer)
+    deleted: Mapped[bool] = mapped_column(Boolean, default=False)
+    deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+
+    volume_type: Mapped[VolumeType] = relationship(lazy="raise")
+    metadata_rows: Mapped[list[VolumeMetadata]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+    image_metadata_rows: Mapped[list[ImageMetadata]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+    attachments: Mapped[list[Attachment]] = relationship(lazy="raise", order_by="Attachment.created_at", viewonly=True)
+
+    @property
+    def image(self) -> str:
+        """Name of the RBD image: Cinder's, so that either service can take over the other's volumes."""
+        return f"volume-{self.id}"
+
+
+class VolumeMetadata(Base):
+    """One key of a volume's metadata."""
+
+    __tablename__ = "volume_metadata"
+
+    volume_id: Mapped[str] = mapped_column(String(36), ForeignKey("volumes.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))
+
+
+class ImageMetadata(Base):
+    """One key of what is known of the image that a volume was made from."""
+
+    __tablename__ = "volume_image_metadata"
+
+    volume_id: Mapped[str] = mapped_column(String(36), ForeignKey("volumes.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class Snapshot(Dated, Named, Working, Base):
+    """A snapshot; in RBD it is `snapshot-<id>` of its volume's image. The row is gone when the snapshot is."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (
+        Index("snapshots_by_project", "project_id", "created_at", "id"),
+        Index("snapshots_by_age", "created_at", "id"),
+        Index("snapshots_by_volume", "volume_id", "created_at"),
+        Index("snapshots_busy", "busy", "lease_until"),
+        Index("snapshots_by_group_snapshot", "group_snapshot_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    volume_id: Mapped[str] = mapped_column(String(36), ForeignKey("volumes.id"))
+    volume_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_types.id"))
+    #: GiB that the volume had.
+    volume_size: Mapped[int] = mapped_column(Integer)
+    progress: Mapped[str] = mapped_column(String(8), default="0%")
+    consumes_quota: Mapped[bool] = mapped_column(Boolean, default=True)
+    group_snapshot_id: Mapped[str | None] = mapped_column(String(36))
+    encryption_key_id: Mapped[str | None] = mapped_column(String(36))
+
+    volume: Mapped[Volume] = relationship(lazy="raise", viewonly=True)
+    metadata_rows: Mapped[list[SnapshotMetadata]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+    @property
+    def snap(self) -> str:
+        """Name of the RBD snapshot: Cinder's."""
+        return f"snapshot-{self.id}"
+
+
+class SnapshotMetadata(Base):
+    """One key of a snapshot's metadata."""
+
+    __tablename__ = "snapshot_metadata"
+
+    snapshot_id: Mapped[str] = mapped_column(
+        String(36), ForeignKey("snapshots.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))
+
+
+class Transfer(Base):
+    """An offer of a volume to whoever knows the key. It stays after its end, for the record."""
+
+    __tablename__ = "transfers"
+    __table_args__ = (
+        Index("transfers_by_project", "source_project_id", "deleted", "created_at", "id"),
+        Index("transfers_by_volume", "volume_id", "deleted"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    volume_id: Mapped[str] = mapped_column(String(36), ForeignKey("volumes.id"))
+    name: Mapped[str | None] = mapped_column(String(255))
+    #: Salted digest of the key, which only the one who made the offer was shown.
+    salt: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(128))
+    source_project_id: Mapped[str] = mapped_column(String(255))
+    destination_project_id: Mapped[str | None] = mapped_column(String(255))
+    no_snapshots: Mapped[bool] = mapped_column(Boolean, default=False)
+    accepted: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=utcnow)
+    deleted: Mapped[bool] = mapped_column(Boolean, default=False)
+    deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads for work that moves data, which takes longer than a request may: a bounded number, and nothing queues here.
+
+What is waiting waits in the database, as a row with an intent that nobody holds; so any process may take it up, and a
+dead one loses nothing. While a job runs its lease is renewed from one heartbeat thread; a job that lost its lease is
+told so at its next `checkpoint` and must leave the rest to whoever has it now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from cinderlite import errors
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Job:
+    work: Callable[[], None]
+    #: Renews the lease; False: it is lost.
+    beat: Callable[[], bool]
+    #: Seconds that the lease lasts without a renewal.
+    lease: float
+    renewed: float = dataclasses.field(default_factory=time.monotonic)
+    lost: bool = False
+
+
+_HERE = threading.local()
+
+
+def checkpoint() -> None:
+    """Called by long steps now and then. Raises Superseded when the work under way is not this process's any more."""
+    job: _Job | None = getattr(_HERE, "job", None)
+    if job is not None and job.lost:
+        raise errors.Superseded
+
+
+class Jobs:
+    """At most `threads` jobs at a time in this process; with 0 a job is done at once by who starts it (for tests)."""
+
+    def __init__(self, threads: int) -> None:
+        self._limit = threads
+        self._changed = threading.Condition(threading.Lock())
+        self._running: set[_Job] = set()
+        self._stopped = False
+        self._heart: threading.Thread | None = None
+
+    def start(self, work: Callable[[], None], beat: Callable[[], bool], lease: float) -> bool:
+        """Do `work` in a thread; False, and nothing is begun, if all threads are taken or the process is ending."""
+        job = _Job(work, beat, lease)
+        if self._limit == 0:
+            self._run(job)
+            return True
+        with self._changed:
+            if self._stopped or len(self._running) >= self._limit:
+                return False
+            self._running.add(job)
+            if self._heart is None:
+                self._heart = threading.Thread(target=self._beat, name="jobs-heart", daemon=True)
+                self._heart.start()
+            self._changed.notify_all()
+        # A daemon: the process may end at any moment, that is what leases are for.
+        threading.Thread(target=self._run, args=(job,), name="job", daemon=True).start()
+        return True
+
+    def stop(self, seconds: float) -> None:
+        """Begin nothing more, tell what is under way to leave off, and wait at most `seconds` for that."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self._stopped = True
+            for job in self._running:
+                job.lost = True
+            self._changed.notify_all()
+            while self._running and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _run(self, job: _Job) -> None:
+        before = getattr(_HERE, "job", None)
+        _HERE.job = job
+        try:
+            job.work()
+        except Exception:  # The thread's last stop: the row keeps its intent and is tried again.
+            LOG.exception("a job failed")
+        finally:
+            _HERE.job = before
+            with self._changed:
+                self._running.discard(job)
+                self._changed.notify_all()
+
+    def _beat(self) -> None:
+        while True:
+            with self._changed:
+                while not self._running and not self._stopped:
+                    self._changed.wait(60)
+                if self._stopped:
+                    return
+                jobs = list(self._running)
+                self._changed.wait(min(job.lease for job in jobs) / 4)
+            for job in jobs:
+                self._renew(job)
+
+    @staticmethod
+    def _renew(job: _Job) -> None:
+        began = time.monotonic()
+        try:
+            if job.beat():
+                job.renewed = began
+            else:
+                job.lost = True
+        except errors.Unavailable as error:
+            LOG.warning("a lease cannot be renewed: %s", error)
+            # Shortly before somebody else may take it up, this process must have left off.
+            job.lost = job.lost or began - job.renewed > job.lease * 0.75
