@@ -202,11 +202,9 @@ def settle(world: World, passes: int = 3) -> None:
     """What the background thread does, now: finish what has an intent, whatever its retry time."""
     import sqlalchemy
 
-    from cinderlite.db import models
-
     for _ in range(passes):
         with world.db.write() as session:
-            for table in (models.Volume, models.Attachment):
+            for table in (machine.model for machine in reconcile.MACHINES):
                 session.execute(sqlalchemy.update(table).where(table.lease_owner.is_(None)).values(lease_until=0.0))
         reconcile.once(world)
 

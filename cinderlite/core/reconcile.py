@@ -19,11 +19,17 @@ from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
 
+#: Every lifecycle, in the order in which a pass looks at them.
+MACHINES = (
+    volumes.LIFECYCLE,
+    attachments.LIFECYCLE,
+)
+
 
 def once(world: World) -> int:
     """One pass; returns the number of rows that were worked on."""
     worked = 0
-    for machine in (volumes.LIFECYCLE, attachments.LIFECYCLE):
+    for machine in MACHINES:
         for row_id in machine.unfinished(world, world.settings.batch):
             owner = machine.claim(world, row_id, world.settings.lease)
             if owner is not None:
