@@ -163,6 +163,7 @@ def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
     app.url_map.converters["project"] = _project_converter(conf.project_id_regex)
     for service in (volume, compute):
         _serve(app, service.SERVICE, blueprints(service), edge.policy)
+    app.wsgi_app = _Suffix(app)  # type: ignore[method-assign]
     if conf.enable_proxy_headers_parsing:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)  # type: ignore[method-assign]
     if conf.auth_strategy == "keystone":
@@ -204,6 +205,27 @@ class _Api(flask_smorest.Api):  # type: ignore[misc]
 
     def _register_error_handlers(self) -> None:
         pass
+
+
+class _Suffix:
+    """Drops a `.json` behind a path, as Cinder does; not behind a key, which its owner may have given that end."""
+
+    def __init__(self, app: flask.Flask) -> None:
+        self._app = app.wsgi_app
+        self._urls = app.url_map.bind("")
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        if path.endswith(".json") and self._drops(path.removesuffix(".json"), environ["REQUEST_METHOD"]):
+            environ = {**environ, "PATH_INFO": path.removesuffix(".json")}
+        return self._app(environ, start_response)
+
+    def _drops(self, path: str, method: str) -> bool:
+        try:
+            rule, _ = self._urls.match(path, method, return_rule=True)
+        except HTTPException:
+            return False
+        return not rule.rule.endswith("<key>")
 
 
 class _Keystone:

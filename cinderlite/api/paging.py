@@ -14,7 +14,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+import sqlalchemy
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -165,12 +166,27 @@ def _conditions(
             conditions.append(listing.like[key[:-1]].contains(text, autoescape=True))
             continue
         known = [one for one in listing.filters.get(key, ()) if is_admin or not one.admin]
-        if not known:
+        if not known and is_admin:
+            conditions.append(_by_column(listing.id.class_, key, text))
+        elif not known:
             unknown.append(key)
         conditions += [one.build(text) for one in known if version in one.window]
-    if unknown and version >= STRICT_SINCE and not is_admin:
+    if unknown and version >= STRICT_SINCE:
         raise errors.BadRequest(f"Invalid filters {', '.join(sorted(unknown))} are found in query options.")
     return conditions
+
+
+def _by_column(model: type[Any], key: str, text: str) -> ColumnElement[bool]:
+    """An administrator's filter on any text, number or flag of a row; what is none of its columns matches nothing."""
+    column: sqlalchemy.Column[Any] | None = sqlalchemy.inspect(model).columns.get(key)
+    if column is None:
+        return false()
+    kind = column.type.python_type
+    if kind is bool:
+        return column.is_(boolean(key, text))
+    if kind is int:
+        return column == int(text) if text.isascii() and text.isdigit() and len(text) < 10 else false()
+    return column == text if kind is str else false()
 
 
 def _order(listing: Listing, query: Mapping[str, str]) -> list[tuple[Any, bool]]:

@@ -14,7 +14,7 @@ import functools
 import inspect
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -31,6 +31,8 @@ Finder = Callable[[Context, str], Any]
 #: Keys of the scheduler hints in a body.
 HINTS = ("OS-SCH-HNT:scheduler_hints", "scheduler_hints")
 _JSON = ("application/json", "application/vnd.openstack.volume+json")
+#: Lists that say with `with_count` how many there are.
+COUNTED = frozenset({"volumes", "snapshots", "backups"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,11 +197,12 @@ def _actions_view(service: Service, actions: Mapping[str, Operation]) -> Callabl
 
 
 def _context(parts: dict[str, str]) -> Context:
-    """Who asks. Raises Unauthorized, MalformedUrl if the project in the path is another one."""
+    """Who asks. Raises Unauthorized, MalformedUrl if the project in the path is another one, UnsupportedMediaType."""
     ctx: Context = flask.current_app.extensions["cinderlite"].context(flask.request.environ, flask.g.request_id)
     project = parts.pop("project_id", None)
     if project is not None and project != ctx.project_id:
         raise errors.MalformedUrl
+    _refuse_what_nobody_reads()
     flask.g.project = f"/{project}" if project else ""
     return ctx
 
@@ -278,20 +281,52 @@ def _document(operation: Operation, version: Version) -> dict[str, Any]:
     return described
 
 
-def _json_body() -> dict[str, Any]:
-    """The request's JSON object; nothing if it has no content type, as Cinder reads it."""
+def _refuse_what_nobody_reads() -> None:
+    """Refuse a body that is not JSON, whatever is asked for, and null characters: PostgreSQL holds none."""
     request = flask.request
-    if not request.content_type:
-        return {}
-    if request.mimetype not in _JSON:
+    if request.content_type and _has_body() and request.mimetype not in _JSON:
         raise errors.UnsupportedMediaType
+    if "\x00" in request.path:
+        raise errors.NotFound("The resource could not be found.")
+    if b"%00" in request.query_string:
+        raise errors.InvalidInput("a null character is not allowed")
+
+
+def _has_body() -> bool:
+    return bool(flask.request.content_length) or "Transfer-Encoding" in flask.request.headers
+
+
+def _json_body() -> dict[str, Any]:
+    """The request's JSON object; nothing if it is empty or has no content type, as Cinder reads it."""
+    request = flask.request
+    data = request.get_data(cache=False) if request.content_type else b""
+    if not data:
+        return {}
     try:
-        body = json.loads(request.get_data(cache=False))
+        body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise errors.BadRequest("Malformed request body") from error
-    if not isinstance(body, dict):
+    if not isinstance(body, dict) or (b"\\u" in data and not all(_storable(text) for text in _texts(body))):
         raise errors.BadRequest("Malformed request body")
     return body
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _storable(text: str) -> bool:
+    """Whether a string has neither null characters nor halves of surrogate pairs, both of which JSON can spell."""
+    return "\x00" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _respond(operation: Operation, result: Any) -> flask.Response:
@@ -319,13 +354,14 @@ def _payload(operation: Operation, value: Any) -> Any:
     body: dict[str, Any] = {plural: rows(schema, page.items)}
     if page.next is not None:
         query = flask.request.args.copy()
+        query.pop("offset", None)  # The marker stands behind what it skipped.
         for key, text in page.next.items():
             query[key] = text
         view = VIEW.get()
         path = flask.request.path
         href = f"{view.base}{path}?{flask.current_app.extensions['cinderlite'].encode(query)}"
         body[schema.links_key] = [{"rel": "next", "href": href}]
-    if page.count is not None:
+    if page.count is not None and plural in COUNTED:
         body["count"] = page.count
     return body
 

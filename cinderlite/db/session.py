@@ -83,7 +83,8 @@ def _translated() -> Iterator[None]:
 def _sqlite_connected(connection: sqlite3.Connection, _record: object) -> None:
     # SQLAlchemy begins the transactions itself (below): pysqlite's own guess would begin them too late.
     connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    pragmas = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "case_sensitive_like = ON")
+    for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")
 
 
