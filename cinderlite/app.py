@@ -19,6 +19,8 @@ from typing import Any
 
 import flask
 import flask_smorest
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow import common as apispec_common
 from keystonemiddleware import auth_token
 from oslo_config import cfg
 from oslo_context import context as oslo_context
@@ -193,11 +195,18 @@ def _serve(app: flask.Flask, service: Any, resources: list[rest.Blueprint], poli
         f"{service.name.upper()}_API_VERSION": str(service.maximum),
         f"{service.name.upper()}_OPENAPI_VERSION": "3.0.3",
     }
-    api = _Api(app, config_prefix=service.name)
+    naming = MarshmallowPlugin(schema_name_resolver=_schema_name)
+    api = _Api(app, config_prefix=service.name, spec_kwargs={"marshmallow_plugin": naming})
     for bp in resources:
         name = f"{service.name}.{bp.name}".replace(".", "_")
         api.register_blueprint(bp, name=name, url_prefix=service.prefix)
         app.register_blueprint(bp, name=f"{name}_of_project", url_prefix=f"{service.prefix}/<project:project_id>")
+
+
+def _schema_name(schema: Any) -> str:
+    """A schema's name in OpenAPI: several resources may have a `Create`."""
+    kind = type(apispec_common.resolve_schema_instance(schema))
+    return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
 
 
 class _Api(flask_smorest.Api):  # type: ignore[misc]

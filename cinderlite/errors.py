@@ -6,13 +6,14 @@ The tree (class, status)::
     CinderliteError                 500
     ├── BadRequest                  400   what the caller sent cannot be done, now or ever
     │   ├── InvalidInput                  a value is wrong
-    │   ├── InvalidVolume                 the volume's state does not allow it
+    │   ├── InvalidVolume, InvalidSnapshot  the state does not allow it
     │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
     ├── Forbidden                   403
     │   └── TooManyAttachments            the server holds as many volumes as is allowed
     ├── NotFound                    404
+    │   ├── SnapshotNotFound, SnapshotMetadataNotFound
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
@@ -23,7 +24,8 @@ The tree (class, status)::
     │   └── GuestRefused                  QEMU said no
     ├── PreconditionFailed          412
     ├── OverQuota                   413
-    │   └── VolumeLimitExceeded, VolumeSizeExceedsAvailableQuota, VolumeSizeExceedsLimit
+    │   └── LimitExceeded, VolumeSizeExceedsAvailableQuota, BackupSizeExceedsAvailableQuota,
+    │       VolumeSizeExceedsLimit
     ├── UnsupportedMediaType        415
     └── Unavailable                 503   nothing is known to have changed; try again later
         ├── CephUnavailable               refused before anything was begun
@@ -82,6 +84,10 @@ class InvalidVolume(BadRequest):
     template = "Invalid volume: {0}"
 
 
+class InvalidSnapshot(BadRequest):
+    template = "Invalid snapshot: {0}"
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -117,6 +123,14 @@ class VolumeTypeNotFound(NotFound):
 
 class VolumeMetadataNotFound(NotFound):
     template = "Volume {0} has no metadata with key {1}."
+
+
+class SnapshotNotFound(NotFound):
+    template = "Snapshot {0} could not be found."
+
+
+class SnapshotMetadataNotFound(NotFound):
+    template = "Snapshot {0} has no metadata with key {1}."
 
 
 class AttachmentNotFound(NotFound):
@@ -169,13 +183,20 @@ class OverQuota(CinderliteError):
     status = 413
 
 
-class VolumeLimitExceeded(OverQuota):
-    template = "VolumeLimitExceeded: Maximum number of volumes allowed ({0}) exceeded for quota 'volumes'."
+class LimitExceeded(OverQuota):
+    template = "{0}LimitExceeded: Maximum number of {1} allowed ({2}) exceeded for quota '{3}'."
 
 
 class VolumeSizeExceedsAvailableQuota(OverQuota):
     template = (
         "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed gigabytes quota. "
+        "Requested {0}G, quota is {1}G and {2}G has been consumed."
+    )
+
+
+class BackupSizeExceedsAvailableQuota(OverQuota):
+    template = (
+        "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota. "
         "Requested {0}G, quota is {1}G and {2}G has been consumed."
     )
 

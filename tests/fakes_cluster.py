@@ -10,12 +10,12 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cinderlite import errors
 from cinderlite.ceph.cluster import Capacity, Cluster
-from cinderlite.ceph.images import ImageInfo
+from cinderlite.ceph.images import ImageInfo, SnapshotInfo
 
 _TOTAL = 100 * 2**30
 
@@ -36,6 +36,12 @@ class FakeCluster(Cluster):
         self.children: set[str] = set()
         #: name → (id, bytes)
         self.stored: dict[str, tuple[str, int]] = {}
+        #: id of an image → snapshot → (bytes, the writes that it holds)
+        self.snaps: dict[str, dict[str, tuple[int, str]]] = {}
+        #: id of a clone → id of its parent
+        self.parents: dict[str, str] = {}
+        #: id of an image → what stands for its data
+        self.data: dict[str, str] = {}
         #: id → former name, oldest first
         self.bin: dict[str, str] = {}
         self.monitor_map = [("127.0.0.1", 6789)]
@@ -95,17 +101,104 @@ class FakeCluster(Cluster):
         image_id: str | None = self._do(name, step)
         return image_id
 
-    def purge(self, image_id: str) -> bool:
+    def purge(self, image_id: str, snaps: Sequence[str] = ()) -> bool:
         def step() -> bool:
             name = self.bin.get(image_id)
             if name is not None and self.watchers.get(name):
                 return False
-            if image_id in self.children:
+            for snap in snaps:
+                self.snaps.get(image_id, {}).pop(snap, None)
+            if image_id in self.children or self.snaps.get(image_id) or image_id in self.parents.values():
                 raise errors.ImageBusy(image_id, "its snapshots or clones")
             self.bin.pop(image_id, None)
+            self.parents.pop(image_id, None)
             return True
 
         return bool(self._do(image_id, step))
+
+    def grow(self, name: str, size_bytes: int) -> None:
+        def step() -> None:
+            found = self._look(name)
+            self.stored[name] = found.id, max(found.size_bytes, size_bytes)
+
+        self._do(name, step)
+
+    def rename(self, name: str, new: str) -> None:
+        def step() -> None:
+            if name in self.stored and new in self.stored:
+                raise errors.ImageExists(name)
+            if name in self.stored:
+                self.stored[new] = self.stored.pop(name)
+            self._look(new)
+
+        self._do(name, step)
+
+    def snapshot(self, name: str, snap: str) -> None:
+        def step() -> None:
+            found = self._look(name)
+            held = found.size_bytes, self.data.get(found.id, "")
+            self.snaps.setdefault(found.id, {}).setdefault(snap, held)
+
+        self._do(name, step)
+
+    def remove_snapshot(self, name: str, snap: str) -> None:
+        def step() -> None:
+            if name in self.stored:
+                self.snaps.get(self._look(name).id, {}).pop(snap, None)
+
+        self._do(name, step)
+
+    def rename_snapshot(self, name: str, snap: str, new: str) -> None:
+        def step() -> None:
+            held = self.snaps.get(self._look(name).id, {})
+            if new not in held:
+                if snap not in held:
+                    raise errors.ImageNotFound(f"{name}@{snap}")
+                held[new] = held.pop(snap)
+
+        self._do(name, step)
+
+    def snapshots(self, name: str) -> list[SnapshotInfo]:
+        def step() -> list[SnapshotInfo]:
+            return [SnapshotInfo(snap, size) for snap, (size, _) in self.snaps.get(self._look(name).id, {}).items()]
+
+        found: list[SnapshotInfo] = self._do(name, step)
+        return found
+
+    def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
+        self._do(name, lambda: self._clone(parent, snap, name, size_bytes))
+
+    def copy(self, source: str, name: str, size_bytes: int) -> None:
+        def step() -> None:
+            found = self._look(source)
+            held = self.snaps.setdefault(found.id, {})
+            held["now"] = found.size_bytes, self.data.get(found.id, "")
+            self._clone(source, "now", name, size_bytes)
+            del held["now"]
+
+        self._do(name, step)
+
+    def roll_back(self, name: str, snap: str) -> None:
+        def step() -> None:
+            found = self._look(name)
+            if snap not in self.snaps.get(found.id, {}):
+                raise errors.ImageNotFound(f"{name}@{snap}")
+            size, data = self.snaps[found.id][snap]
+            self.stored[name] = found.id, size
+            self.data[found.id] = data
+
+        self._do(name, step)
+
+    def _clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
+        above = self._look(parent)
+        if snap not in self.snaps.get(above.id, {}):
+            raise errors.ImageNotFound(name)
+        size, data = self.snaps[above.id][snap]
+        if name not in self.stored:
+            made = uuid.uuid4().hex[:12]
+            self.stored[name] = made, max(size, size_bytes)
+            self.parents[made] = above.id
+            self.data[made] = data
 
     def images(self, prefix: str) -> set[str]:
         self.check()

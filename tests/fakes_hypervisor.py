@@ -29,6 +29,8 @@ class FakeGuest:
         self.gone = False
         self.silent = False
         self.held: dict[str, RbdDisk] = {}
+        #: volume → bytes, once it was told of a new size
+        self.sizes: dict[str, int] = {}
         self._kinds: dict[str, str] = {}
         self.missing_images: set[str] = set()
 
@@ -61,6 +63,12 @@ class FakeGuest:
             raise errors.DeviceHeld(self._server.id)
         self.held.pop(volume_id, None)
         self._kinds.pop(volume_id, None)
+
+    def resize(self, volume_id: str, size_bytes: int) -> None:
+        """Note the size that the guest sees."""
+        self._reach()
+        if volume_id in self.held:
+            self.sizes[volume_id] = size_bytes
 
     def disks(self) -> frozenset[str]:
         """What is held."""

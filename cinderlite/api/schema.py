@@ -224,6 +224,13 @@ class Bool(fields.Boolean):
         raise marshmallow.ValidationError(f"'{value}' is not a 'boolean'")
 
 
+def named(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a body says of name and description, under either of the API's names for them."""
+    names = {"display_name": "name", "display_description": "description"}
+    old = {inside: body[outside] for outside, inside in names.items() if outside in body}
+    return old | {key: body[key] for key in names.values() if key in body}
+
+
 class GiB(fields.Integer):
     """A size in GiB: an integer or its digits, at least 1."""
 
@@ -314,3 +321,15 @@ def rows(schema: Schema, items: Iterable[Any]) -> list[dict[str, Any]]:
     """Many rows by one plan."""
     plan = schema.plan
     return [{key: get(row) for key, get in plan} for row in items]
+
+
+class MetadataBody(Body):
+    """Metadata as a whole."""
+
+    metadata = Metadata(required=True)
+
+
+class MetaBody(Body):
+    """One key of the metadata."""
+
+    meta = Metadata(required=True)

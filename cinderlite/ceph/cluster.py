@@ -32,14 +32,14 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from cinderlite import errors
 from cinderlite.ceph import images
-from cinderlite.ceph.images import ImageInfo
+from cinderlite.ceph.images import ImageInfo, SnapshotInfo
 
-__all__ = ["Capacity", "Cluster", "ImageInfo"]
+__all__ = ["Capacity", "Cluster", "ImageInfo", "SnapshotInfo"]
 
 #: After a good probe, `check` believes in the cluster for so long.
 FRESH_SECONDS = 1.0
@@ -348,12 +348,20 @@ class Cluster:
         image_id: str | None = self._call("trash", lambda c: images.trash(c.ioctx, name, self._ourselves()), name)
         return image_id
 
-    def purge(self, image_id: str) -> bool:
-        """Remove an image from the trash: True when it is gone, False while a client's watch has not lapsed.
+    def purge(self, image_id: str, snaps: Sequence[str] = ()) -> bool:
+        """Remove an image from the trash, the snapshots named first; False while a client's watch has not lapsed.
 
-        Raises ImageBusy when snapshots or clones need it: waiting does not help there.
+        Raises ImageBusy when other snapshots or clones need it: waiting does not help there.
         """
-        return bool(self._call("purge", lambda c: images.purge(c.ioctx, image_id), image_id))
+        return bool(self._call("purge", lambda c: images.purge(c.ioctx, image_id, snaps), image_id))
+
+    def grow(self, name: str, size_bytes: int) -> None:
+        """Make an image that big, unless it is already. Raises ImageNotFound."""
+        self._call("grow", lambda c: images.grow(c.ioctx, name, size_bytes), name)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give an image another name; done too if it has it already. Raises ImageNotFound, ImageExists."""
+        self._call("rename", lambda c: images.rename(c.ioctx, name, new), name)
 
     def images(self, prefix: str) -> set[str]:
         """Names of the images that begin so."""
@@ -364,6 +372,37 @@ class Cluster:
         """(id, former name) of the images in the trash, oldest first."""
         entries: list[tuple[str, str]] = self._call("list_trash", lambda c: images.trashed(c.ioctx))
         return entries
+
+    # Snapshots and clones
+
+    def snapshot(self, name: str, snap: str) -> None:
+        """Take a snapshot unless it is there already. Raises ImageNotFound."""
+        self._call("snapshot", lambda c: images.snapshot(c.ioctx, name, snap), name)
+
+    def remove_snapshot(self, name: str, snap: str) -> None:
+        """Remove a snapshot, whether it has clones or not; no trace of it is fine."""
+        self._call("remove_snapshot", lambda c: images.remove_snapshot(c.ioctx, name, snap), name)
+
+    def rename_snapshot(self, name: str, snap: str, new: str) -> None:
+        """Give a snapshot another name; done too if it has it already. Raises ImageNotFound, ImageExists."""
+        self._call("rename_snapshot", lambda c: images.rename_snapshot(c.ioctx, name, snap, new), name)
+
+    def snapshots(self, name: str) -> list[SnapshotInfo]:
+        """The snapshots that users made of an image, oldest first. Raises ImageNotFound."""
+        found: list[SnapshotInfo] = self._call("list_snapshots", lambda c: images.snapshots(c.ioctx, name), name)
+        return found
+
+    def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
+        """Make an image of a snapshot, sharing its data; `size_bytes` may be more. Raises ImageNotFound."""
+        self._call("clone", lambda c: images.clone(c.ioctx, parent, snap, name, size_bytes), name)
+
+    def copy(self, source: str, name: str, size_bytes: int) -> None:
+        """Make an image that starts as another one is now, sharing its data. Raises ImageNotFound."""
+        self._call("copy", lambda c: images.copy(c.ioctx, source, name, size_bytes), name)
+
+    def roll_back(self, name: str, snap: str) -> None:
+        """Write a snapshot's data over its image; takes as long as there are data. Raises ImageNotFound."""
+        self._bulk("roll_back", lambda ioctx: images.roll_back(ioctx, name, snap))
 
     # The cluster
 

@@ -262,7 +262,7 @@ def _settled(
         _set_volume(session, attachment.volume_id, "available" if free else "in-use")
     elif verb == "attach":
         _set_volume(session, attachment.volume_id, "available" if error else "in-use")
-    if error is not None and verb in messages.ACTIONS:
+    if error is not None:
         messages.leave(session, attachment, verb, error.message, request_id=request_id)
 
 

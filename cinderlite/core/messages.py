@@ -7,6 +7,7 @@ Event ids follow Cinder's pattern VOLUME_<RESOURCE>_<action>_<detail>, so that c
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,29 +19,46 @@ from cinderlite.db import models
 #: Days that a message is kept (Cinder's message_ttl is 30 days).
 KEPT = datetime.timedelta(days=30)
 
-#: verb → (Cinder's action number, its words)
-ACTIONS = {
-    "create": ("008", "create volume from backend storage"),
-    "delete": ("001", "delete volume"),
-    "attach": ("002", "attach volume"),
-    "undo": ("002", "attach volume"),
-    "detach": ("004", "update attachment"),
+#: What a message is about: Cinder's word for it, and verb → (Cinder's action number, its words).
+ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
+    models.Volume: (
+        "VOLUME",
+        {
+            "create": ("008", "create volume from backend storage"),
+            "delete": ("001", "delete volume"),
+            "extend": ("007", "extend volume"),
+            "revert": ("001", "revert volume"),
+        },
+    ),
+    models.Attachment: (
+        "VOLUME",
+        {
+            "attach": ("002", "attach volume"),
+            "undo": ("002", "attach volume"),
+            "detach": ("004", "update attachment"),
+        },
+    ),
+    models.Snapshot: (
+        "VOLUME_SNAPSHOT",
+        {"create": ("009", "create snapshot"), "delete": ("010", "delete snapshot")},
+    ),
 }
 
 
-def leave(
-    session: Session, row: models.Volume | models.Attachment, verb: str, text: str, *, request_id: str = ""
-) -> None:
-    """Leave a message about a volume or an attachment for its project, in the transaction that settles it."""
-    number, words = ACTIONS[verb]
+def leave(session: Session, row: Any, verb: str, text: str, *, request_id: str = "") -> None:
+    """Leave a message about a row for its project, in the transaction that settles it; nothing for a verb of ours."""
+    kind, actions = ABOUT[type(row)]
+    if verb not in actions:
+        return
+    number, words = actions[verb]
     now = models.utcnow()
     session.add(
         models.Message(
             project_id=row.project_id,
             request_id=request_id,
-            resource_type="VOLUME",
+            resource_type=kind,
             resource_uuid=row.volume_id if isinstance(row, models.Attachment) else row.id,
-            event_id=f"VOLUME_VOLUME_{number}_001",
+            event_id=f"VOLUME_{kind}_{number}_001",
             text=f"{words}: {text}",
             created_at=now,
             expires_at=now + KEPT,

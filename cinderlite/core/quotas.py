@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sqlalchemy
-from sqlalchemy import exc, func, select
+from sqlalchemy import ColumnElement, exc, func, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -22,31 +22,52 @@ def defaults(settings: Settings) -> dict[str, int]:
 def limits(world: World, project_id: str) -> dict[str, int]:
     """A project's limit of each resource: its own, else the default."""
     with world.db.read() as session:
-        return _limits(session, world.settings, project_id)
+        found = _limits(session, world.settings, project_id)
+    return {resource: found[resource] for resource in defaults(world.settings)}
 
 
 def _limits(session: Session, settings: Settings, project_id: str) -> dict[str, int]:
     own = session.execute(
         select(models.Quota.resource, models.Quota.limit).where(models.Quota.project_id == project_id)
     )
-    return defaults(settings) | {resource: limit for resource, limit in own if resource in defaults(settings)}
+    return defaults(settings) | dict(own.all())
 
 
 def usage(world: World, project_id: str) -> dict[str, int]:
     """What a project uses of each resource now."""
     with world.db.read() as session:
-        volumes, gigabytes = _usage(session, project_id)
-    return dict.fromkeys(defaults(world.settings), 0) | {"volumes": volumes, "gigabytes": gigabytes}
+        return dict.fromkeys(defaults(world.settings), 0) | _usage(session, project_id)
 
 
-def _usage(session: Session, project_id: str) -> tuple[int, int]:
-    table = models.Volume
-    count, size = session.execute(
-        select(func.count(), func.coalesce(func.sum(table.size), 0)).where(
-            table.project_id == project_id, table.deleted.is_(False)
+def _usage(session: Session, project_id: str) -> dict[str, int]:
+    """Counts and GiB, summed from the rows; of volumes and snapshots by type too, where there are any."""
+    used = dict.fromkeys(("volumes", "snapshots", "gigabytes", "backups", "backup_gigabytes", "groups"), 0)
+    for resource, table, size in (
+        ("volumes", models.Volume, models.Volume.size),
+        ("snapshots", models.Snapshot, models.Snapshot.volume_size),
+    ):
+        rows = session.execute(
+            select(models.VolumeType.name, func.count(), func.coalesce(func.sum(size), 0))
+            .join(models.VolumeType, models.VolumeType.id == table.volume_type_id)
+            .where(table.project_id == project_id, table.consumes_quota, *_present(table))
+            .group_by(models.VolumeType.name)
         )
+        for kind, count, gigabytes in rows:
+            for name, amount in ((resource, count), ("gigabytes", gigabytes)):
+                used[name] += int(amount)
+                used[f"{name}_{kind}"] = used.get(f"{name}_{kind}", 0) + int(amount)
+    backup = models.Backup
+    count, gigabytes = session.execute(
+        select(func.count(), func.coalesce(func.sum(backup.size), 0)).where(backup.project_id == project_id)
     ).one()
-    return int(count), int(size)
+    groups = select(func.count()).select_from(models.Group).where(models.Group.project_id == project_id)
+    return used | {
+        "backups": int(count), "backup_gigabytes": int(gigabytes), "groups": session.scalar(groups) or 0
+    }  # fmt: skip
+
+
+def _present(table: type[models.Volume | models.Snapshot]) -> list[ColumnElement[bool]]:
+    return [models.Volume.deleted.is_(False)] if table is models.Volume else []
 
 
 def lock(session: Session, project_id: str) -> None:
@@ -64,17 +85,60 @@ def lock(session: Session, project_id: str) -> None:
             session.execute(held)
 
 
-def admit_volume(session: Session, settings: Settings, project_id: str, size: int) -> None:
-    """Refuse a further volume of `size` GiB that the project's quota does not allow. Call under `lock`."""
+def admit_volume(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
+    """Refuse a further volume of a type and of `size` GiB that the quota does not allow. Call under `lock`."""
+    _admit(session, settings, project_id, {"gigabytes": size, "volumes": 1}, kind, largest=size)
+
+
+def admit_extend(
+    session: Session, settings: Settings, project_id: str, kind: models.VolumeType, sizes: tuple[int, int]
+) -> None:
+    """Refuse to make a volume bigger, from and to the `sizes` in GiB, if the quota does not allow it."""
+    old, new = sizes
+    _admit(session, settings, project_id, {"gigabytes": new - old}, kind, largest=new)
+
+
+def admit_snapshot(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
+    """Refuse a further snapshot of a volume of `size` GiB. Call under `lock`."""
+    _admit(session, settings, project_id, {"gigabytes": size, "snapshots": 1}, kind)
+
+
+def admit_backup(session: Session, settings: Settings, project_id: str, size: int) -> None:
+    """Refuse a further backup of `size` GiB. Call under `lock`."""
+    _admit(session, settings, project_id, {"backup_gigabytes": size, "backups": 1})
+
+
+def admit_group(session: Session, settings: Settings, project_id: str) -> None:
+    """Refuse a further group. Call under `lock`."""
+    _admit(session, settings, project_id, {"groups": 1})
+
+
+def _admit(
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    wanted: Mapping[str, int],
+    kind: models.VolumeType | None = None,
+    *,
+    largest: int = 0,
+) -> None:
     allowed = _limits(session, settings, project_id)
-    largest = allowed["per_volume_gigabytes"]
-    if 0 <= largest < size:
-        raise errors.VolumeSizeExceedsLimit(size, largest)
-    volumes, gigabytes = _usage(session, project_id)
-    if 0 <= allowed["gigabytes"] < gigabytes + size:
-        raise errors.VolumeSizeExceedsAvailableQuota(size, allowed["gigabytes"], gigabytes)
-    if 0 <= allowed["volumes"] < volumes + 1:
-        raise errors.VolumeLimitExceeded(allowed["volumes"])
+    if 0 <= allowed["per_volume_gigabytes"] < largest:
+        raise errors.VolumeSizeExceedsLimit(largest, allowed["per_volume_gigabytes"])
+    used = _usage(session, project_id)
+    for resource, amount in wanted.items():
+        for name in (resource, *([f"{resource}_{kind.name}"] if kind else [])):
+            limit, have = allowed.get(name, -1), used.get(name, 0)
+            if 0 <= limit < have + amount:
+                raise _over(resource, name, amount, limit, have)
+
+
+def _over(resource: str, name: str, amount: int, limit: int, have: int) -> errors.OverQuota:
+    if resource == "gigabytes":
+        return errors.VolumeSizeExceedsAvailableQuota(amount, limit, have)
+    if resource == "backup_gigabytes":
+        return errors.BackupSizeExceedsAvailableQuota(amount, limit, have)
+    return errors.LimitExceeded(resource.rstrip("s").capitalize(), resource, limit, name)
 
 
 def update(ctx: Context, project_id: str, wanted: Mapping[str, int]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from sqlalchemy import delete
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import attachments, services, volumes
+from cinderlite.core import attachments, services, snapshots, volumes
 from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ LOG = logging.getLogger(__name__)
 #: Every lifecycle, in the order in which a pass looks at them.
 MACHINES = (
     volumes.LIFECYCLE,
+    snapshots.LIFECYCLE,
     attachments.LIFECYCLE,
 )
 

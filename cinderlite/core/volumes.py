@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, exists, func, select
+from sqlalchemy import Select, exists, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
@@ -17,6 +18,8 @@ from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
 GIB = 1024**3
+#: Values of migration_status of a volume that is not on its way.
+AT_REST = ("deleting", "error", "success")
 
 DELETABLE = frozenset({"available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"})
 
@@ -24,6 +27,8 @@ LIFECYCLE = states.Machine(
     models.Volume,
     #    verb      from                       through      then         on failure
     Move("create", frozenset({"new"}),        "creating",  "available", "error"),
+    Move("extend", frozenset({"available"}),  "extending", RETURN,     "error_extending"),
+    Move("revert", frozenset({"available"}),  "reverting", "available", "error", long=True),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
     Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
@@ -48,10 +53,11 @@ def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Volume
 def get(ctx: Context, volume_id: str) -> models.Volume:
     """The volume of that id, with all that is shown of it. Raises VolumeNotFound, also for another project's."""
     with ctx.world.db.read() as session:
-        return _get(ctx, session, volume_id)
+        return find(ctx, session, volume_id)
 
 
-def _get(ctx: Context, session: Session, volume_id: str) -> models.Volume:
+def find(ctx: Context, session: Session, volume_id: str) -> models.Volume:
+    """The same in a transaction."""
     query = visible(ctx, all_projects=True).where(models.Volume.id == volume_id).options(*SHOWN)
     found = session.scalars(query).one_or_none()
     if found is None:
@@ -120,7 +126,7 @@ def create(
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
         plan = _plan(ctx, session, wanted)
-        quotas.admit_volume(session, ctx.settings, ctx.project_id, plan.size)
+        quotas.admit_volume(session, ctx.settings, ctx.project_id, plan.kind, plan.size)
         origin = plan.origin
         volume = models.Volume(
             id=models.new_id(),
@@ -207,28 +213,58 @@ def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
 def update(ctx: Context, volume: models.Volume, **changes: Any) -> models.Volume:
     """Change name, description or metadata (which replaces all) and return the new row."""
     with ctx.world.db.write() as session:
-        current = _get(ctx, session, volume.id)
+        current = find(ctx, session, volume.id)
         _refuse_maintenance(current)
         if "metadata" in changes:
-            _write_metadata(session, current, changes.pop("metadata") or {}, replace=True)
+            write_metadata(
+                session, current.metadata_rows, models.VolumeMetadata, changes.pop("metadata") or {}, replace=True
+            )
         for key, value in changes.items():
             setattr(current, key, value)
         current.updated_at = models.utcnow()
     return current
 
 
-def delete(ctx: Context, volume: models.Volume) -> None:
+def lock(session: Session, volume_id: str) -> models.Volume:
+    """The volume's row, which nobody else changes before this transaction ends. Raises VolumeNotFound.
+
+    Whoever makes something that a volume must not be deleted under (a snapshot) locks it first, and so does a delete.
+    """
+    query = select(models.Volume).where(models.Volume.id == volume_id, models.Volume.deleted.is_(False))
+    found = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+    if found is None:
+        raise errors.VolumeNotFound(volume_id)
+    return found
+
+
+def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force: bool = False) -> None:
     """Delete a volume: its image goes to the trash now and is removed from there in the background.
 
-    Raises InvalidVolume when its state does not allow it, or when a client that is not ours has the image open.
+    With `cascade` its snapshots go too, with `force` its status does not matter. Raises InvalidVolume when its state
+    does not allow it, or when a client that is not ours has the image open.
     """
     ctx.world.cluster(volume.host).check()
     attached = exists().where(models.Attachment.volume_id == models.Volume.id)
+    owner = None
     with ctx.world.db.write() as session:
-        owner = LIFECYCLE.begin(
-            session, volume.id, "delete", ctx.settings.lease, ctx.request_id,
-            models.Volume.migration_status.is_(None), ~attached,
-        )  # fmt: skip
+        current = lock(session, volume.id)
+        snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
+        if all(_goes_along(snapshot) for snapshot in snapshots) and (cascade or not snapshots):
+            owner = LIFECYCLE.begin(
+                session,
+                volume.id,
+                "delete",
+                ctx.settings.lease,
+                ctx.request_id,
+                or_(models.Volume.migration_status.is_(None), models.Volume.migration_status.in_(AT_REST)),
+                ~attached,
+                *([] if force else [models.Volume.group_id.is_(None)]),
+                sources=frozenset({current.status}) if force else None,
+                snaps=[snapshot.snap for snapshot in snapshots],
+            )
+        if owner is not None:
+            for snapshot in snapshots:
+                snapshot.previous_status, snapshot.status = snapshot.status, "deleting"
     if owner is None:
         get(ctx, volume.id)  # Gone meanwhile is a 404, not a wrong state.
         raise errors.InvalidVolume(
@@ -239,6 +275,10 @@ def delete(ctx: Context, volume: models.Volume) -> None:
     outcome = LIFECYCLE.run(ctx.world, volume.id, owner)
     if isinstance(outcome.error, errors.ImageBusy):
         raise errors.InvalidVolume(outcome.error.message)
+
+
+def _goes_along(snapshot: models.Snapshot) -> bool:
+    return not snapshot.busy and snapshot.status in ("available", "error") and snapshot.group_snapshot_id is None
 
 
 @LIFECYCLE.step("delete")
@@ -252,7 +292,7 @@ def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
 @LIFECYCLE.step("purge")
 def _purge(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
     try:
-        gone = world.cluster(volume.host).purge(arguments["image_id"])
+        gone = world.cluster(volume.host).purge(arguments["image_id"], arguments.get("snaps", ()))
     except errors.CephError as error:
         # Whatever it is (a clone that needs it, a dead client's watch): nobody else will ever remove this image.
         raise errors.CephUnavailable(error.message) from error
@@ -264,8 +304,131 @@ def _purge(world: World, volume: models.Volume, arguments: Mapping[str, Any]) ->
 def _settled(
     session: Session, volume: models.Volume, intent: Mapping[str, Any], error: errors.CinderliteError | None
 ) -> None:
-    if error is not None and intent["verb"] in messages.ACTIONS:
+    if error is not None:
         messages.leave(session, volume, intent["verb"], error.message, request_id=intent["request_id"])
+    if intent["verb"] in ("delete", "revert"):
+        _settle_snapshots(session, volume.id, gone=intent["verb"] == "delete" and error is None)
+
+
+def _settle_snapshots(session: Session, volume_id: str, *, gone: bool) -> None:
+    """What a verb of the volume had taken along of its snapshots goes with it, or is again what it was."""
+    taken = models.Snapshot.volume_id == volume_id, models.Snapshot.status.in_(("deleting", "restoring"))
+    for snapshot in session.scalars(select(models.Snapshot).where(*taken, models.Snapshot.busy == 0)):
+        if gone:
+            session.delete(snapshot)
+        else:
+            snapshot.status = snapshot.previous_status or "available"
+
+
+# -- bigger, back, by hand
+
+
+def extend(ctx: Context, volume: models.Volume, size: int, *, in_use: bool) -> None:
+    """Make a volume `size` GiB big, one in use only with `in_use`; its servers see that at once.
+
+    Raises InvalidVolume, InvalidInput, OverQuota.
+    """
+    ctx.world.cluster(volume.host).check()
+    sources = frozenset({"available", "in-use"} if in_use else {"available"})
+    with ctx.world.db.write() as session:
+        quotas.lock(session, volume.project_id)
+        current = lock(session, volume.id)
+        if current.status not in sources or current.busy:
+            raise errors.InvalidVolume(
+                f"Volume {volume.id} status must be {' or '.join(sorted(sources))} to extend, "
+                f"but current status is: {current.status}."
+            )
+        if size <= current.size:
+            raise errors.InvalidInput(
+                f"New size for extend must be greater than current size. (current: {current.size}, extended: {size})."
+            )
+        kind = session.get_one(models.VolumeType, current.volume_type_id)
+        quotas.admit_extend(session, ctx.settings, current.project_id, kind, (current.size, size))
+        owner = LIFECYCLE.begin(
+            session, volume.id, "extend", ctx.settings.lease, ctx.request_id, sources=sources, size=size
+        )
+    if owner is not None:
+        LIFECYCLE.run(ctx.world, volume.id, owner)
+
+
+@LIFECYCLE.step("extend")
+def _extend(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    size = arguments["size"] * GIB
+    world.cluster(volume.host).grow(volume.image, size)
+    with world.db.read() as session:
+        held = select(models.Attachment.server_id).where(
+            models.Attachment.volume_id == volume.id, models.Attachment.managed, models.Attachment.status == "attached"
+        )
+        servers = [server_id for server_id in session.scalars(held) if server_id is not None]
+    for server_id in servers:
+        # A guest that is gone sees the new size when it starts again.
+        with contextlib.suppress(errors.GuestGone, errors.ServerNotFound):
+            world.guests.find(server_id).resize(volume.id, size)
+    return {"size": arguments["size"]}
+
+
+def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
+    """Take a volume back to its newest snapshot.
+
+    Raises InvalidSnapshot (not the newest, another size), Conflict when one of the two is not available.
+    """
+    ctx.world.cluster(volume.host).check()
+    owner = None
+    with ctx.world.db.write() as session:
+        current = lock(session, volume.id)
+        newest = session.scalars(
+            select(models.Snapshot)
+            .where(models.Snapshot.volume_id == volume.id)
+            .order_by(models.Snapshot.created_at.desc(), models.Snapshot.id.desc())
+            .limit(1)
+        ).one_or_none()
+        if newest is None or newest.id != snapshot_id:
+            raise errors.InvalidInput(f"Specified snapshot {snapshot_id} is not the latest one of volume {volume.id}.")
+        if newest.volume_size != current.size:
+            raise errors.InvalidInput("Can't revert a volume whose size has changed since its latest snapshot.")
+        if newest.status == "available" and not newest.busy:
+            owner = LIFECYCLE.begin(session, volume.id, "revert", ctx.settings.lease, ctx.request_id, snap=newest.snap)
+        if owner is not None:
+            newest.previous_status, newest.status = newest.status, "restoring"
+    if owner is None:
+        raise errors.Conflict("The volume and its snapshot must be available to revert.")
+    LIFECYCLE.run(ctx.world, volume.id, owner)
+
+
+@LIFECYCLE.step("revert")
+def _revert(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
+    world.cluster(volume.host).roll_back(volume.image, arguments["snap"])
+
+
+def reset_status(ctx: Context, volume: models.Volume, **changes: str) -> None:
+    """Set status, attach_status or migration_status by hand.
+
+    Raises InvalidVolume while an operation is under way (its end would be lost) and for `in-use` without an attachment.
+    """
+    with ctx.world.db.write() as session:
+        current = lock(session, volume.id)
+        if current.busy:
+            raise errors.InvalidVolume(f"an operation on it is under way ({current.status})")
+        held = list(session.scalars(select(models.Attachment).where(models.Attachment.volume_id == volume.id)))
+        if changes.get("status") == "in-use" and not held:
+            raise errors.InvalidVolume("a volume without attachments is not in-use")
+        if changes.get("attach_status") == "detached":
+            _forget_attachments(session, held)
+        if "status" in changes:
+            current.status = changes["status"]
+        if "migration_status" in changes:
+            wanted = changes["migration_status"]
+            current.migration_status = None if wanted == "none" else wanted
+        current.updated_at = models.utcnow()
+
+
+def _forget_attachments(session: Session, held: Sequence[models.Attachment]) -> None:
+    for attachment in held:
+        if attachment.managed:
+            raise errors.InvalidVolume(
+                f"it is plugged into server {attachment.server_id}; detach it there, or end that server"
+            )
+        session.delete(attachment)
 
 
 # -- metadata
@@ -289,11 +452,11 @@ def set_metadata(
     `guard` is shown the present metadata in the transaction that changes it; raises PreconditionFailed if it says no.
     """
     with ctx.world.db.write() as session:
-        current = _get(ctx, session, volume.id)
+        current = find(ctx, session, volume.id)
         _refuse_maintenance(current)
         if guard is not None and not guard(metadata(current)):
             raise errors.PreconditionFailed
-        _write_metadata(session, current, values, replace=replace)
+        write_metadata(session, current.metadata_rows, models.VolumeMetadata, values, replace=replace)
         current.updated_at = models.utcnow()
     return metadata(current)
 
@@ -301,7 +464,7 @@ def set_metadata(
 def delete_metadata(ctx: Context, volume: models.Volume, key: str) -> None:
     """Remove one key. Raises VolumeMetadataNotFound."""
     with ctx.world.db.write() as session:
-        current = _get(ctx, session, volume.id)
+        current = find(ctx, session, volume.id)
         _refuse_maintenance(current)
         row = next((row for row in current.metadata_rows if row.key == key), None)
         if row is None:
@@ -310,16 +473,19 @@ def delete_metadata(ctx: Context, volume: models.Volume, key: str) -> None:
         current.updated_at = models.utcnow()
 
 
-def _write_metadata(session: Session, volume: models.Volume, values: Mapping[str, str], *, replace: bool) -> None:
-    rows = {row.key: row for row in volume.metadata_rows}
+def write_metadata(
+    session: Session, rows: list[Any], kind: type[Any], values: Mapping[str, str], *, replace: bool
+) -> None:
+    """Merge `values` into the rows of some metadata, or put them in their place."""
+    present = {row.key: row for row in rows}
     for key, value in values.items():
-        if key in rows:
-            rows[key].value = value
+        if key in present:
+            present[key].value = value
         else:
-            volume.metadata_rows.append(models.VolumeMetadata(key=key, value=value))
+            rows.append(kind(key=key, value=value))
     if replace:
-        for key in rows.keys() - values.keys():
-            volume.metadata_rows.remove(rows[key])
+        for key in present.keys() - values.keys():
+            rows.remove(present[key])
     session.flush()
 
 

@@ -77,6 +77,12 @@ class Guest(Protocol):
         Raises DeviceHeld when the guest still holds it, GuestGone, GuestUnreachable, GuestTimeout.
         """
 
+    def resize(self, volume_id: str, size_bytes: int) -> None:
+        """Show the guest that the disk has grown to that size, which its image has already; done if it is not there.
+
+        Raises GuestRefused, GuestGone, GuestUnreachable, GuestTimeout.
+        """
+
     def disks(self) -> frozenset[str]:
         """Ids of our volumes in this guest now.
 

@@ -126,6 +126,11 @@ def plug(disk: RbdDisk, place: Place) -> Command:
     return Command("device_add", _device(disk, place))
 
 
+def resize(volume_id: str, size_bytes: int) -> Command:
+    """The command that shows a guest the new size. It sets the image's size too: never say less than that has."""
+    return Command("block_resize", {"node-name": top_node(volume_id), "size": size_bytes})
+
+
 def detach(volume_id: str) -> Iterator[Command]:
     """The commands that remove what is left of a disk whose device is gone; each may find nothing."""
     yield Command("blockdev-del", {"node-name": top_node(volume_id)})

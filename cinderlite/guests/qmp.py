@@ -285,6 +285,10 @@ class QmpGuest:
         """See `guests.Guest.detach`."""
         self._hypervisor._run("detach", self._machine.id, self._detach(volume_id, wait), wait)
 
+    def resize(self, volume_id: str, size_bytes: int) -> None:
+        """See `guests.Guest.resize`."""
+        self._hypervisor._run("resize", self._machine.id, self._resize(volume_id, size_bytes))
+
     def disks(self) -> frozenset[str]:
         """See `guests.Guest.disks`."""
         return self._hypervisor._run("disks", self._machine.id, self._disks())
@@ -293,6 +297,13 @@ class QmpGuest:
         async with self._hypervisor._session(self._machine) as qmp:
             [there] = await qmp.ask_guest(PERIPHERALS)
             return disks.volumes(there)
+
+    async def _resize(self, volume_id: str, size_bytes: int) -> None:
+        async with self._hypervisor._session(self._machine) as qmp:
+            [there] = await qmp.ask_guest(PERIPHERALS)
+            if volume_id in disks.volumes(there):
+                command = disks.resize(volume_id, size_bytes)
+                await qmp.do(command.name, command.arguments)
 
     async def _attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
         async with self._hypervisor._session(self._machine) as qmp:

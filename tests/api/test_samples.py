@@ -44,11 +44,11 @@ class Recorder:
             self.operation = f"{flask.g.service.name}/{flask.g.get('operation', 'none')}"
             return response
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """One request at the newest version of its service; its answer's JSON."""
+    def call(self, method: str, path: str, body: Any = None, *, refused: int = 0) -> Any:
+        """One request at the newest version of its service, to be done or `refused`; its answer's JSON."""
         version = "3.71" if path.startswith("/v3") else "2.100"
         answer = self.client.at(version).request(method, path, body)
-        assert answer.status_code < 400, f"{method} {path}: {answer.text}"
+        assert answer.status_code == refused or answer.status_code < 400, f"{method} {path}: {answer.text}"
         self.found[self.operation] = self._sample(method, path, body, answer)
         return answer.get_json(silent=True)
 

@@ -14,6 +14,8 @@ import re
 import shutil
 import signal
 import uuid
+from collections.abc import Iterator
+from typing import Any
 
 from lab.process import LabError, end, free_ports, pid_in, port_is_free, run, wait
 
@@ -152,6 +154,29 @@ class Ceph:
         return [watcher["address"] for watcher in status.get("watchers", [])]
 
     # -- faults
+
+    def write(self, image: str, data: bytes, offset: int = 0) -> None:
+        """Write to an image, as any client may; needs the bindings of librbd."""
+        with self._opened(image) as opened:
+            opened.write(data, offset)
+            opened.flush()
+
+    def read(self, image: str, length: int, offset: int = 0) -> bytes:
+        """Read from an image."""
+        with self._opened(image) as opened:
+            return bytes(opened.read(offset, length))
+
+    @contextlib.contextmanager
+    def _opened(self, image: str) -> Iterator[Any]:
+        import rados
+        import rbd
+
+        with (
+            rados.Rados(conffile=str(self.conf), name=f"client.{self.user}") as cluster,
+            cluster.open_ioctx(self.pool) as ioctx,
+            rbd.Image(ioctx, image) as opened,
+        ):
+            yield opened
 
     def pause_osd(self) -> None:
         """Freeze the OSD: its peers wait for it, as for a disk that hangs."""

@@ -22,11 +22,14 @@ from cinderlite.api.schema import (
     Computed,
     GiB,
     Id,
+    MetaBody,
     Metadata,
+    MetadataBody,
     Name,
     Schema,
     Time,
     links,
+    named,
     time_text,
     versioned,
 )  # fmt: skip
@@ -38,6 +41,8 @@ from cinderlite.db import models
 bp = Blueprint("volumes", SERVICE, "Volumes.")
 
 STRICT = Version(3, 53)
+#: Since when a volume can be deleted with `force`.
+FORCE_DELETE = Version(3, 23)
 HOST = "volume_extension:volume_host_attribute"
 TENANT = "volume_extension:volume_tenant_attribute"
 MIGRATION = "volume_extension:volume_mig_status_attribute"
@@ -89,8 +94,8 @@ class VolumeWritten(VolumeRef):
     created_at = Time()
     updated_at = Time()
     volume_type = fields.String(attribute="volume_type.name")
-    snapshot_id = Computed(lambda _volume: None)
-    source_volid = Computed(lambda _volume: None)
+    snapshot_id = fields.String()
+    source_volid = fields.String()
     consistencygroup_id = Computed(lambda _volume: None)
     metadata = Computed(_metadata)
     bootable = Computed(lambda volume: "true" if volume.bootable else "false")
@@ -157,18 +162,6 @@ class VolumeUpdate(Body):
     metadata = Metadata(allow_none=True)
 
 
-def _named(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The display names under the names that the rules use."""
-    named = {}
-    for outside, inside in (
-        ("display_name", "name"), ("display_description", "description"),
-        ("name", "name"), ("description", "description"),
-    ):  # fmt: skip
-        if outside in body:
-            named[inside] = body[outside]
-    return named
-
-
 @bp.post("/volumes", body=VolumeCreate, returns=(202, VolumeWritten), policy="volume:create")
 def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.Volume:
     """Create a volume, empty or from a snapshot, a volume, an image or a backup.
@@ -191,7 +184,7 @@ def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.
         availability_zone=body.get("availability_zone"),
         metadata=body.get("metadata"),
         hints=hints,
-        **_named(body),
+        **named(body),
     )
 
 
@@ -325,7 +318,7 @@ def show(_ctx: Context, volume: models.Volume) -> models.Volume:
 @bp.put("/volumes/<id>", body=VolumeUpdate, returns=(200, VolumeWritten), policy="volume:update", on=volumes.get)
 def update(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> models.Volume:
     """Change a volume's name, description or metadata (which replaces all of it)."""
-    changes = _named(body) | ({"metadata": body["metadata"]} if "metadata" in body else {})
+    changes = named(body) | ({"metadata": body["metadata"]} if "metadata" in body else {})
     if not changes:
         raise errors.BadRequest(
             "Invalid input for field/attribute volume. Value: {}. {} does not have enough properties"
@@ -335,29 +328,19 @@ def update(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> models.
 
 @bp.delete("/volumes/<id>", returns=(202, None), policy="volume:delete", on=volumes.get)
 def delete(ctx: Context, volume: models.Volume, query: Mapping[str, str]) -> None:
-    """Delete a volume.
+    """Delete a volume, with `cascade=true` its snapshots too, and since 3.23 with `force=true` whatever its status.
 
-    It must be in no operation and attached to nothing, else 400. By the time of the answer the volume is gone (its
-    image is in the pool's trash, which is emptied in the background). `cascade` has nothing to cascade to.
+    It must be in no operation, attached to nothing and without snapshots, else 400. By the time of the answer the
+    volume is gone (its image is in the pool's trash, which is emptied in the background). Volumes that were made from
+    it keep their data.
     """
-    for key in ("cascade", "force"):
-        paging.flag(query, key)
-    volumes.delete(ctx, volume)
+    force = paging.flag(query, "force") and VIEW.get().version >= FORCE_DELETE
+    if force and not VIEW.get().allows("volume:force_delete"):
+        raise errors.Forbidden("volume:force_delete")
+    volumes.delete(ctx, volume, cascade=paging.flag(query, "cascade"), force=force)
 
 
 # -- metadata
-
-
-class MetadataBody(Body):
-    """Metadata as a whole."""
-
-    metadata = Metadata(required=True)
-
-
-class MetaBody(Body):
-    """One key of the metadata."""
-
-    meta = Metadata(required=True)
 
 
 def etag(metadata: Mapping[str, str]) -> str:

@@ -44,8 +44,6 @@ class Volume(Dated, Named, Working, Base):
     source_volid: Mapped[str | None] = mapped_column(String(36))
     group_id: Mapped[str | None] = mapped_column(String(36))
     encryption_key_id: Mapped[str | None] = mapped_column(String(36))
-    #: GiB that an extend, of which a compute service is to report the end, leads to.
-    new_size: Mapped[int | None] = mapped_column(Integer)
     deleted: Mapped[bool] = mapped_column(Boolean, default=False)
     deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
 

@@ -336,7 +336,6 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("source_volid", sa.String(length=36), nullable=True))
         batch_op.add_column(sa.Column("group_id", sa.String(length=36), nullable=True))
         batch_op.add_column(sa.Column("encryption_key_id", sa.String(length=36), nullable=True))
-        batch_op.add_column(sa.Column("new_size", sa.Integer(), nullable=True))
         batch_op.create_index("volumes_by_group", ["group_id"], unique=False)
         batch_op.create_index("volumes_by_host", ["host", "deleted"], unique=False)
         batch_op.create_index("volumes_by_type", ["volume_type_id", "deleted"], unique=False)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/volumes/<id>/action: what is done to a volume beside its attachments and its image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import fields, validate, validates_schema
+from marshmallow.exceptions import ValidationError
+
+from cinderlite import errors
+from cinderlite.api.microversion import Version
+from cinderlite.api.rest import Blueprint
+from cinderlite.api.schema import VIEW, ActionBody, Bool, GiB, Id
+from cinderlite.api.volume import SERVICE
+from cinderlite.context import Context
+from cinderlite.core import volumes
+from cinderlite.db import models
+
+bp = Blueprint("volume_actions", SERVICE, "Actions on volumes.")
+
+RULE = "/volumes/<id>/action"
+#: Since when a volume in use can be extended.
+EXTEND_IN_USE = Version(3, 42)
+STATUSES = (
+    "attaching", "available", "awaiting-transfer", "backing-up", "creating", "detaching", "downloading", "error",
+    "error_backing-up", "error_deleting", "error_extending", "error_managing", "error_restoring", "extending", "in-use",
+    "maintenance", "managing", "reserved", "restoring-backup", "retyping", "reverting", "uploading",
+)  # fmt: skip
+
+
+class Extend(ActionBody):
+    """The size that the volume is to have."""
+
+    new_size = GiB(required=True)
+
+
+@bp.action(RULE, "os-extend", body=Extend, policy="volume:extend", on=volumes.get)
+def extend(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Make a volume bigger; since 3.42 also one in use, whose servers see it at once."""
+    volumes.extend(ctx, volume, body["new_size"], in_use=VIEW.get().version >= EXTEND_IN_USE)
+
+
+class ExtendCompletion(ActionBody):
+    """Whether the compute service failed."""
+
+    error = Bool()
+
+
+@bp.action(
+    RULE,
+    "os-extend_volume_completion",
+    body=ExtendCompletion,
+    policy="volume_extension:volume_admin_actions:extend_volume_completion",
+    on=volumes.get,
+)
+def extend_completion(_ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Report the end of an extension that only a compute service can finish. With RBD none is ever waiting for that."""
+    del body
+    raise errors.InvalidVolume(f"Volume {volume.id} is not waiting for the end of an extension.")
+
+
+class ResetStatus(ActionBody):
+    """What to set, one thing at least."""
+
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    attach_status = fields.String(validate=validate.OneOf(("attached", "detached")))
+    migration_status = fields.String(
+        validate=validate.OneOf(("migrating", "error", "success", "completing", "none", "starting"))
+    )
+
+    @validates_schema
+    def _something(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if not data:
+            raise ValidationError("Must specify 'status', 'attach_status', or 'migration_status' for update.")
+
+
+@bp.action(
+    RULE,
+    "os-reset_status",
+    body=ResetStatus,
+    policy="volume_extension:volume_admin_actions:reset_status",
+    on=volumes.get,
+)
+def reset_status(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Set a volume's status by hand."""
+    volumes.reset_status(ctx, volume, **body)
+
+
+@bp.action(RULE, "os-force_delete", policy="volume_extension:volume_admin_actions:force_delete", on=volumes.get)
+def force_delete(ctx: Context, volume: models.Volume) -> None:
+    """Delete a volume whatever its status, unless it is attached."""
+    volumes.delete(ctx, volume, force=True)
+
+
+class Revert(ActionBody):
+    """The snapshot to go back to."""
+
+    snapshot_id = Id(required=True)
+
+
+@bp.action(RULE, "revert", body=Revert, policy="volume:revert_to_snapshot", on=volumes.get, since="3.40")
+def revert(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Take a volume back to its newest snapshot."""
+    volumes.revert(ctx, volume, body["snapshot_id"])

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots, and the volumes that are made from them or from other volumes.
+
+An RBD clone shares its parent's data, and Ceph keeps them for as long as a clone needs them: so a snapshot or a volume
+can be deleted at any time, whoever was made from it. What a newcomer gets wrong: librbd asks the client that writes to
+an image to take its snapshot, and *blocklists* one that does not answer. So a guest is asked for a sign of life first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from cinderlite import errors
+from cinderlite.context import Context, World
+from cinderlite.core import messages, quotas, states, volumes
+from cinderlite.core.states import GONE, Move
+from cinderlite.db import models
+
+DELETABLE = frozenset({"available", "error", "error_deleting"})
+
+LIFECYCLE = states.Machine(
+    models.Snapshot,
+    #    verb      from                through     then         on failure
+    Move("create", frozenset({"new"}), "creating", "available", "error"),
+    Move("delete", DELETABLE,          "deleting", GONE,        "error_deleting"),
+)  # fmt: skip
+
+
+def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Snapshot]:
+    """The snapshots that the caller may see; an administrator asks for all projects explicitly."""
+    query = select(models.Snapshot)
+    if not (ctx.is_admin and all_projects):
+        query = query.where(models.Snapshot.project_id == ctx.project_id)
+    return query
+
+
+def get(ctx: Context, snapshot_id: str) -> models.Snapshot:
+    """The snapshot of that id, with its metadata and its volume. Raises SnapshotNotFound."""
+    with ctx.world.db.read() as session:
+        return find(ctx, session, snapshot_id)
+
+
+def find(ctx: Context, session: Session, snapshot_id: str) -> models.Snapshot:
+    """The same in a transaction."""
+    query = visible(ctx, all_projects=True).where(models.Snapshot.id == snapshot_id)
+    found = session.scalars(
+        query.options(selectinload(models.Snapshot.metadata_rows), joinedload(models.Snapshot.volume))
+    ).one_or_none()
+    if found is None or not (ctx.is_admin or found.project_id == ctx.project_id):
+        raise errors.SnapshotNotFound(snapshot_id)
+    return found
+
+
+def create(
+    ctx: Context,
+    volume: models.Volume,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    in_use: bool = False,
+    group_snapshot_id: str | None = None,
+) -> models.Snapshot:
+    """Take a snapshot of a volume, of one in use only with `in_use`, and return its row as accepted.
+
+    Raises InvalidVolume, OverQuota, CephUnavailable.
+    """
+    ctx.world.cluster(volume.host).check()
+    with ctx.world.db.write() as session:
+        quotas.lock(session, ctx.project_id)
+        current = volumes.lock(session, volume.id)
+        _refuse_wrong_state(current, in_use=in_use)
+        kind = session.get_one(models.VolumeType, current.volume_type_id)
+        quotas.admit_snapshot(session, ctx.settings, ctx.project_id, kind, current.size)
+        snapshot = models.Snapshot(
+            id=models.new_id(),
+            volume_id=current.id,
+            volume_type_id=current.volume_type_id,
+            volume_size=current.size,
+            project_id=ctx.project_id,
+            user_id=ctx.user_id,
+            name=name,
+            description=description,
+            encryption_key_id=current.encryption_key_id,
+            group_snapshot_id=group_snapshot_id,
+            progress="0%",
+            metadata_rows=[models.SnapshotMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
+        )
+        owner = LIFECYCLE.start(snapshot, "create", ctx.settings.lease, ctx.request_id)
+        session.add(snapshot)
+    LIFECYCLE.run(ctx.world, snapshot.id, owner)
+    return snapshot
+
+
+def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
+    allowed = ("available", "in-use") if in_use else ("available",)
+    if volume.status not in allowed or volume.migration_status not in (None, "success", "error"):
+        raise errors.InvalidVolume(
+            f"Volume {volume.id} status must be {' or '.join(allowed)}, but current status is: {volume.status}."
+        )
+
+
+@LIFECYCLE.step("create")
+def _create(world: World, snapshot: models.Snapshot, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+    volume = _volume(world, snapshot)
+    ask_guests(world, volume.id)
+    world.cluster(volume.host).snapshot(volume.image, snapshot.snap)
+    return {"progress": "100%"}
+
+
+def ask_guests(world: World, volume_id: str) -> None:
+    """Have every guest that we plugged a volume into give a sign of life. Raises GuestUnreachable, GuestTimeout."""
+    with world.db.read() as session:
+        rows = session.scalars(
+            select(models.Attachment).where(models.Attachment.volume_id == volume_id, models.Attachment.managed)
+        )
+        servers = [row.server_id for row in rows if row.server_id is not None]
+    for server_id in servers:
+        try:
+            world.guests.find(server_id).disks()
+        except (errors.GuestGone, errors.ServerNotFound):
+            continue  # What does not exist any more is not harmed either.
+
+
+def _volume(world: World, snapshot: models.Snapshot) -> models.Volume:
+    with world.db.read() as session:
+        return session.get_one(models.Volume, snapshot.volume_id)
+
+
+def update(ctx: Context, snapshot: models.Snapshot, **changes: Any) -> models.Snapshot:
+    """Change name or description and return the new row."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, snapshot.id)
+        for key, value in changes.items():
+            setattr(current, key, value)
+        current.updated_at = models.utcnow()
+    return current
+
+
+def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> None:
+    """Delete a snapshot, with `force` whatever its status. Raises InvalidSnapshot."""
+    ctx.world.cluster(snapshot.volume.host).check()
+    with ctx.world.db.write() as session:
+        owner = LIFECYCLE.begin(
+            session,
+            snapshot.id,
+            "delete",
+            ctx.settings.lease,
+            ctx.request_id,
+            *([] if force else [models.Snapshot.group_snapshot_id.is_(None)]),
+            sources=frozenset({snapshot.status}) if force else None,
+        )
+    if owner is None:
+        get(ctx, snapshot.id)  # Gone meanwhile is a 404, not a wrong state.
+        raise errors.InvalidSnapshot("Snapshot status must be available or error and must not be part of a group.")
+    LIFECYCLE.run(ctx.world, snapshot.id, owner)
+
+
+@LIFECYCLE.step("delete")
+def _delete(world: World, snapshot: models.Snapshot, _arguments: Mapping[str, Any]) -> None:
+    volume = _volume(world, snapshot)
+    ask_guests(world, volume.id)
+    world.cluster(volume.host).remove_snapshot(volume.image, snapshot.snap)
+
+
+@LIFECYCLE.settled
+def _settled(
+    session: Session, snapshot: models.Snapshot, intent: Mapping[str, Any], error: errors.CinderliteError | None
+) -> None:
+    if error is not None:
+        messages.leave(session, snapshot, intent["verb"], error.message, request_id=intent["request_id"])
+
+
+def reset_status(ctx: Context, snapshot: models.Snapshot, status: str) -> None:
+    """Set the status by hand. Raises InvalidSnapshot while an operation is under way: its end would be lost."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, snapshot.id)
+        if current.busy:
+            raise errors.InvalidSnapshot(f"an operation on it is under way ({current.status})")
+        current.status, current.updated_at = status, models.utcnow()
+
+
+#: What a compute service that takes the snapshot itself may report: from → to.
+REPORTABLE = {
+    "creating": frozenset({"creating", "available", "error"}),
+    "deleting": frozenset({"deleting", "error_deleting"}),
+}
+
+
+def report(ctx: Context, snapshot: models.Snapshot, status: str, progress: str | None) -> None:
+    """Note how far somebody else is with a snapshot. Raises InvalidInput for a move that cannot be."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, snapshot.id)
+        if status not in REPORTABLE.get(current.status, frozenset()):
+            raise errors.InvalidInput(
+                f"Provided snapshot status {status} not allowed for snapshot with status {current.status}."
+            )
+        current.status, current.updated_at = status, models.utcnow()
+        if progress is not None:
+            current.progress = progress
+
+
+# -- metadata
+
+
+def metadata(snapshot: models.Snapshot) -> dict[str, str]:
+    """A snapshot's metadata."""
+    return {row.key: row.value for row in snapshot.metadata_rows}
+
+
+def set_metadata(
+    ctx: Context, snapshot: models.Snapshot, values: Mapping[str, str], *, replace: bool
+) -> dict[str, str]:
+    """Merge or replace metadata and return all of it."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, snapshot.id)
+        volumes.write_metadata(session, current.metadata_rows, models.SnapshotMetadata, values, replace=replace)
+        current.updated_at = models.utcnow()
+    return metadata(current)
+
+
+def delete_metadata(ctx: Context, snapshot: models.Snapshot, key: str) -> None:
+    """Remove one key. Raises SnapshotMetadataNotFound."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, snapshot.id)
+        row = next((row for row in current.metadata_rows if row.key == key), None)
+        if row is None:
+            raise errors.SnapshotMetadataNotFound(snapshot.id, key)
+        current.metadata_rows.remove(row)
+        current.updated_at = models.utcnow()
+
+
+# -- volumes from snapshots and from volumes
+
+
+def _like(volume: models.Volume, **more: Any) -> volumes.Origin:
+    return volumes.Origin(
+        size=more.pop("size", volume.size),
+        host=volume.host,
+        availability_zone=volume.availability_zone,
+        volume_type_id=volume.volume_type_id,
+        bootable=volume.bootable,
+        image_metadata={row.key: row.value for row in volume.image_metadata_rows},
+        encryption_key_id=volume.encryption_key_id,
+        columns=more,
+    )
+
+
+def _from_snapshot(ctx: Context, session: Session, snapshot_id: str) -> volumes.Origin:
+    snapshot = find(ctx, session, snapshot_id)
+    if snapshot.status != "available":
+        raise errors.InvalidSnapshot(
+            f"Snapshot {snapshot_id} status must be available, but current status is: {snapshot.status}."
+        )
+    query = select(models.Volume).where(models.Volume.id == snapshot.volume_id).options(*volumes.SHOWN)
+    # The snapshot brought the row along, without what else is needed here.
+    volume = session.scalars(query.execution_options(populate_existing=True)).one()
+    return _like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id)
+
+
+def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
+    with world.db.read() as session:
+        snapshot = session.get(models.Snapshot, source["id"])
+        if snapshot is None:
+            raise errors.SnapshotNotFound(source["id"])
+        parent = session.get_one(models.Volume, snapshot.volume_id)
+    world.cluster(volume.host).clone(parent.image, snapshot.snap, volume.image, volume.size * volumes.GIB)
+
+
+def _from_volume(ctx: Context, session: Session, volume_id: str) -> volumes.Origin:
+    volume = volumes.find(ctx, session, volume_id)
+    if volume.status not in ("available", "in-use"):
+        raise errors.InvalidVolume(
+            f"Volume {volume_id} status must be available or in-use, but current status is: {volume.status}."
+        )
+    return _like(volume, source_volid=volume_id)
+
+
+def _fill_from_volume(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
+    ask_guests(world, source["id"])
+    world.cluster(volume.host).copy(f"volume-{source['id']}", volume.image, volume.size * volumes.GIB)
+
+
+volumes.SOURCES["snapshot_id"] = volumes.Source(_from_snapshot, _fill_from_snapshot)
+volumes.SOURCES["source_volid"] = volumes.Source(_from_volume, _fill_from_volume)

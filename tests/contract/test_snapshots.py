@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots, clones and what they mean for deletion, tried on the fake cluster and on a real one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cinderlite import errors
+from cinderlite.ceph.cluster import Cluster
+from fakes_cluster import FakeCluster
+
+GIB = 2**30
+Write = Callable[[str, str], None]
+Read = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def real_cluster(ceph: Any) -> Iterator[Cluster]:
+    made = Cluster(
+        pool=ceph.pool,
+        conffile=str(ceph.conf),
+        user=ceph.user,
+        connect_timeout=5,
+        mon_timeout=5,
+        osd_timeout=5,
+        call_timeout=10.0,
+        threads=4,
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """A cluster with a fresh name space."""
+    if request.param == "fake":
+        return FakeCluster()
+    found: Cluster = request.getfixturevalue("real_cluster")
+    return found
+
+
+@pytest.fixture
+def name() -> str:
+    return f"volume-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def write(request: pytest.FixtureRequest, cluster: Cluster) -> Write:
+    """Puts a few letters at the start of an image."""
+    if isinstance(cluster, FakeCluster):
+        fake = cluster
+        return lambda name, text: fake.data.__setitem__(fake.stored[name][0], text)
+    ceph = request.getfixturevalue("ceph")
+    return lambda name, text: ceph.write(name, text.encode().ljust(16, b"\0"))
+
+
+@pytest.fixture
+def read(request: pytest.FixtureRequest, cluster: Cluster) -> Read:
+    """Reads the letters again."""
+    if isinstance(cluster, FakeCluster):
+        fake = cluster
+        return lambda name: fake.data.get(fake.stored[name][0], "")
+    ceph = request.getfixturevalue("ceph")
+    return lambda name: ceph.read(name, 16).rstrip(b"\0").decode()
+
+
+def gone(cluster: Cluster, image_id: str, snaps: tuple[str, ...] = ()) -> bool:
+    """Whether a trashed image can be removed; Ceph drops what a clone held a moment after the clone."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            return cluster.purge(image_id, snaps)
+        except errors.ImageBusy:
+            time.sleep(0.2)
+    return False
+
+
+def test_a_snapshot_is_taken_once(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    for _ in range(2):
+        cluster.snapshot(name, "snapshot-a")
+    cluster.grow(name, 2 * GIB)
+    cluster.snapshot(name, "snapshot-b")
+    assert [(one.name, one.size_bytes) for one in cluster.snapshots(name)] == [
+        ("snapshot-a", GIB), ("snapshot-b", 2 * GIB)]  # fmt: skip
+    for _ in range(2):
+        cluster.remove_snapshot(name, "snapshot-a")
+    assert [one.name for one in cluster.snapshots(name)] == ["snapshot-b"]
+    cluster.remove_snapshot(f"{name}-that-is-not-there", "snapshot-a")
+    with pytest.raises(errors.ImageNotFound):
+        cluster.snapshot(f"{name}-that-is-not-there", "snapshot-a")
+
+
+def test_a_clone_has_the_data_of_its_moment(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    cluster.create(name, GIB)
+    write(name, "before")
+    cluster.snapshot(name, "snapshot-a")
+    write(name, "after")
+    for _ in range(2):
+        cluster.clone(name, "snapshot-a", f"{name}-clone", 3 * GIB)
+    assert read(f"{name}-clone") == "before"
+    assert read(name) == "after"
+    assert cluster.info(f"{name}-clone").size_bytes == 3 * GIB
+    with pytest.raises(errors.ImageNotFound):
+        cluster.clone(name, "snapshot-b", f"{name}-other", GIB)
+
+
+def test_a_clone_outlives_its_snapshot_and_its_parent(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    cluster.create(name, GIB)
+    write(name, "kept")
+    cluster.snapshot(name, "snapshot-a")
+    cluster.clone(name, "snapshot-a", f"{name}-clone", GIB)
+    cluster.remove_snapshot(name, "snapshot-a")
+    assert cluster.snapshots(name) == []
+    parent = cluster.trash(name)
+    assert parent is not None
+    with pytest.raises(errors.ImageBusy):
+        cluster.purge(parent)
+    assert read(f"{name}-clone") == "kept"
+    child = cluster.trash(f"{name}-clone")
+    assert child is not None
+    assert gone(cluster, child)
+    assert gone(cluster, parent)
+
+
+def test_a_copy_has_the_data_of_now_and_leaves_no_snapshot(
+    cluster: Cluster, name: str, write: Write, read: Read
+) -> None:
+    cluster.create(name, GIB)
+    write(name, "first")
+    for _ in range(2):
+        cluster.copy(name, f"{name}-copy", 2 * GIB)
+        write(name, "second")
+    assert read(f"{name}-copy") == "first"
+    assert cluster.info(f"{name}-copy").size_bytes == 2 * GIB
+    assert cluster.snapshots(name) == []
+
+
+def test_an_image_in_the_trash_goes_with_the_snapshots_that_are_named(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    cluster.snapshot(name, "snapshot-a")
+    cluster.snapshot(name, "snapshot-b")
+    image_id = cluster.trash(name)
+    assert image_id is not None
+    with pytest.raises(errors.ImageBusy):
+        cluster.purge(image_id, ["snapshot-a"])
+    assert cluster.purge(image_id, ["snapshot-a", "snapshot-b"])
+    assert cluster.purge(image_id, ["snapshot-a", "snapshot-b"])
+
+
+def test_an_image_is_taken_back(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    cluster.create(name, GIB)
+    write(name, "good")
+    cluster.snapshot(name, "snapshot-a")
+    write(name, "bad")
+    cluster.roll_back(name, "snapshot-a")
+    assert read(name) == "good"
+    with pytest.raises(errors.ImageNotFound):
+        cluster.roll_back(name, "snapshot-b")
+
+
+def test_an_image_only_grows(cluster: Cluster, name: str) -> None:
+    cluster.create(name, 2 * GIB)
+    cluster.grow(name, 3 * GIB)
+    cluster.grow(name, GIB)
+    assert cluster.info(name).size_bytes == 3 * GIB
+    with pytest.raises(errors.ImageNotFound):
+        cluster.grow(f"{name}-that-is-not-there", GIB)
+
+
+def test_images_and_snapshots_get_other_names(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    cluster.snapshot(name, "theirs")
+    for _ in range(2):
+        cluster.rename(name, f"{name}-new")
+        cluster.rename_snapshot(f"{name}-new", "theirs", "snapshot-a")
+    assert [one.name for one in cluster.snapshots(f"{name}-new")] == ["snapshot-a"]
+    with pytest.raises(errors.ImageNotFound):
+        cluster.info(name)
+    cluster.create(name, GIB)
+    with pytest.raises(errors.ImageExists):
+        cluster.rename(name, f"{name}-new")
+    with pytest.raises(errors.ImageNotFound):
+        cluster.rename(f"{name}-x", f"{name}-y")
+    with pytest.raises(errors.ImageNotFound):
+        cluster.rename_snapshot(name, "theirs", "snapshot-a")
