@@ -139,11 +139,15 @@ class Ceph:
         """
 
         def emptied() -> bool:
+            # Clones go first, their parents in a later round; and nothing with snapshots goes from the trash.
+            for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]"):
+                with contextlib.suppress(LabError):
+                    self.rbd("trash", "restore", "--image", f"was-{entry['id']}", f"{self.pool}/{entry['id']}")
             for name in self.images():
                 with contextlib.suppress(LabError):
+                    self.rbd("snap", "purge", "--no-progress", f"{self.pool}/{name}")
+                with contextlib.suppress(LabError):
                     self.rbd("rm", "--no-progress", f"{self.pool}/{name}")
-            with contextlib.suppress(LabError):
-                self.rbd("trash", "purge", "--no-progress", self.pool)
             return not self.images() and not self.trash()
 
         wait(emptied, timeout=60, what="the pool to be empty")
@@ -153,7 +157,7 @@ class Ceph:
         status = json.loads(self.rbd("status", f"{self.pool}/{image}", "--format", "json"))
         return [watcher["address"] for watcher in status.get("watchers", [])]
 
-    # -- faults
+    # -- data
 
     def write(self, image: str, data: bytes, offset: int = 0) -> None:
         """Write to an image, as any client may; needs the bindings of librbd."""
@@ -177,6 +181,8 @@ class Ceph:
             rbd.Image(ioctx, image) as opened,
         ):
             yield opened
+
+    # -- faults
 
     def pause_osd(self) -> None:
         """Freeze the OSD: its peers wait for it, as for a disk that hangs."""
