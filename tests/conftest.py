@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,12 +18,12 @@ import flask
 import pytest
 from oslo_config import cfg
 
+from backends.databases import KINDS, Databases
 from backends.service import Service
 from cinderlite import app as composition
 from cinderlite import config
 from cinderlite.context import Context, World
 from cinderlite.core import reconcile, types
-from cinderlite.db import migrate
 from cinderlite.db.session import Database
 from cinderlite.jobs import Jobs
 from fakes_cluster import FakeCluster
@@ -57,25 +56,25 @@ def conf(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> cfg.ConfigOp
     return configuration(tmp_path, **getattr(request, "param", {}))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which database the fakes' world is over; PostgreSQL and MariaDB are started by the suite."""
+    parser.addoption("--database", choices=sorted(KINDS), default="sqlite", help="database of the API's tests")
+
+
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A migrated database with no rows, to be copied: migrating costs more than most tests."""
-    path = tmp_path_factory.mktemp("database") / "empty.sqlite"
-    migrate.upgrade(f"sqlite:///{path}")
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-    return path
+def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    """Databases of the kind that --database names."""
+    made = KINDS[request.config.getoption("database")]()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
-def world(conf: cfg.ConfigOpts, empty_database: pathlib.Path) -> Iterator[World]:
+def world(conf: cfg.ConfigOpts, databases: Databases) -> Iterator[World]:
     """A world of fakes over a real database."""
-    path = pathlib.Path(conf.state_path) / "cinderlite.sqlite"
-    path.write_bytes(empty_database.read_bytes())
     settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
     backends = {name: composition.backend(conf, name, FakeCluster()) for name in conf.enabled_backends}
-    made = World(settings, Database(f"sqlite:///{path}", 10), backends, FakeHypervisor(), Jobs(0))
+    made = World(settings, Database(databases.fresh(), 10), backends, FakeHypervisor(), Jobs(0))
     types.ensure_default(made)
     yield made
     made.db.close()

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, exc, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Context, Settings, World
 from cinderlite.db import models
+from cinderlite.db.session import make_and_lock
 
 
 def defaults(settings: Settings) -> dict[str, int]:
@@ -78,11 +79,7 @@ def lock(session: Session, project_id: str) -> None:
     table = models.ProjectLock
     held = select(table.project_id).where(table.project_id == project_id).with_for_update()
     if session.execute(held).first() is None:
-        try:
-            with session.begin_nested():
-                session.execute(sqlalchemy.insert(table).values(project_id=project_id))
-        except exc.IntegrityError:  # Another transaction made the row meanwhile: wait for that one.
-            session.execute(held)
+        make_and_lock(session, table, project_id=project_id)
 
 
 def admit_volume(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:

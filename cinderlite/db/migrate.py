@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import alembic.command
 import alembic.config
@@ -11,6 +12,9 @@ import sqlalchemy
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import exc
+from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateTable
 
 from cinderlite import errors
 
@@ -23,10 +27,17 @@ def _config(url: str) -> alembic.config.Config:
     return configuration
 
 
-def upgrade(url: str) -> None:
-    """Run the steps that the database has not seen yet. Raises DatabaseUnavailable."""
+@compiles(CreateTable, "mysql", "mariadb")
+def _exact(element: CreateTable, compiler: MySQLDDLCompiler, **options: Any) -> str:
+    """Whatever the server's defaults: text of any script, of which only the same is equal, blanks at its end too."""
+    text: str = compiler.visit_create_table(element, **options)  # type: ignore[no-untyped-call]
+    return f"{text.rstrip()} ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin\n\n"
+
+
+def upgrade(url: str, step: str = "head") -> None:
+    """Run the steps up to `step` that the database has not seen yet. Raises DatabaseUnavailable."""
     try:
-        alembic.command.upgrade(_config(url), "head")
+        alembic.command.upgrade(_config(url), step)
     except exc.OperationalError as error:
         raise errors.DatabaseUnavailable from error
 

@@ -14,10 +14,18 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import event, exc
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
+
+#: In an UPDATE every right side is to mean the row as it was (by default what stands on the left is seen on the
+#: right), and what does not fit is to be refused, not cut.
+_MARIADB = (
+    "SET sql_mode = CONCAT_WS(',', @@sql_mode, 'SIMULTANEOUS_ASSIGNMENT', 'STRICT_ALL_TABLES'), "
+    "innodb_lock_wait_timeout = {timeout}"
+)
 
 
 class Database:
@@ -35,10 +43,15 @@ class Database:
         if self.sqlite:
             options |= {"connect_args": {"timeout": timeout, "check_same_thread": False}, "pool_pre_ping": False}
         elif parsed.get_backend_name() == "postgresql":
-            options |= {"connect_args": {"connect_timeout": int(timeout)}, "isolation_level": "READ COMMITTED"}
+            waits = {"connect_timeout": int(timeout), "options": f"-c lock_timeout={int(timeout)}s"}
+            options |= {"connect_args": waits, "isolation_level": "READ COMMITTED"}
         else:
             options |= {
-                "connect_args": {"connect_timeout": int(timeout), "read_timeout": int(timeout) * 3},
+                "connect_args": {
+                    "connect_timeout": int(timeout),
+                    "read_timeout": int(timeout) * 3,
+                    "init_command": _MARIADB.format(timeout=int(timeout)),
+                },
                 "isolation_level": "READ COMMITTED",
             }
         self.engine: Engine = sqlalchemy.create_engine(parsed, **options)
@@ -72,10 +85,24 @@ class Database:
         self.engine.dispose()
 
 
+def make_and_lock(session: Session, table: type[Any], **key: Any) -> None:
+    """Make the row of that primary key if it is missing, and hold it until the transaction ends.
+
+    One statement: an INSERT that fails leaves MariaDB with a shared lock, and two that then want more are a deadlock.
+    """
+    if session.get_bind().dialect.name in ("mysql", "mariadb"):
+        session.execute(mysql.insert(table).values(**key).on_duplicate_key_update(**key))
+        return
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.execute(insert(table).values(**key).on_conflict_do_update(index_elements=list(key), set_=key))
+
+
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
+    except (exc.DataError, OverflowError, UnicodeEncodeError) as error:  # SQLite's driver has no class for the latter.
+        raise errors.InvalidInput("a value is too long, too large or of letters that cannot be stored") from error
     except (exc.OperationalError, exc.TimeoutError, exc.InterfaceError) as error:
         raise errors.DatabaseUnavailable from error
 

@@ -22,12 +22,19 @@ PYTHON = ("python3", "python3-venv", "ca-certificates")
 CEPH = ("ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "python3-rados", "python3-rbd")
 QEMU = ("qemu-system-x86", "qemu-block-extra", "qemu-utils", "seabios", "ipxe-qemu")
 LIBVIRT = ("libvirt-daemon-system", "libvirt-clients", "python3-libvirt")
+DATABASES = ("postgresql", "mariadb-server-core", "mariadb-client-core")
 GUEST = ("linux-image-cloud-amd64", "busybox-static", "cpio")
 
 SETS = {
     "quickstart": (*PYTHON, *CEPH, *QEMU, *LIBVIRT, *GUEST),
-    "test": (*PYTHON, *CEPH, *QEMU, *GUEST),
+    "test": (*PYTHON, *CEPH, *QEMU, *GUEST, *DATABASES),
 }
+
+#: The package would make a database server and run it for good; the suite only wants the program.
+NO_CLUSTER = """
+configuration=/etc/postgresql-common/createcluster.conf
+[ -e $configuration ] || { mkdir -p ${configuration%/*} && echo create_main_cluster = false > $configuration; }
+"""
 
 
 def missing(names: Iterable[str]) -> list[str]:
@@ -56,6 +63,8 @@ def ensure(names: Iterable[str]) -> list[str]:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0"]
     quiet += ["-o", "DPkg::Lock::Timeout=300"]  # A fresh machine often updates itself in the background.
+    if "postgresql" in wanted:
+        subprocess.run([*prefix, "sh", "-c", NO_CLUSTER], check=False, timeout=60)
     for words in (["update"], ["install", "--no-install-recommends", *wanted]):
         try:
             done = subprocess.run(

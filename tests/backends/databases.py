@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The databases that the service runs on: SQLite as a file, PostgreSQL and MariaDB as servers of the suite's own.
+
+A server runs as an unprivileged user in a temporary directory, listens on a socket there and nowhere else, and does
+not care for what a power cut would leave. Tests share it: emptying its tables costs milliseconds, migrating does not.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pwd
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import sqlalchemy
+
+from cinderlite.db import migrate, models
+from lab.process import LabError, run, wait
+
+#: Who runs the servers when the suite itself runs as root, which neither of them likes.
+NOBODY = "nobody"
+
+
+class Databases(Protocol):
+    """Databases of one kind."""
+
+    def blank(self) -> str:
+        """The URL of a new database without tables."""
+
+    def fresh(self) -> str:
+        """The URL of a migrated database without rows; what an earlier one held is gone."""
+
+    def stop(self) -> None:
+        """End what was started."""
+
+
+class Sqlite:
+    """A file a test: a migrated one is copied."""
+
+    def __init__(self) -> None:
+        self._directory = pathlib.Path(tempfile.mkdtemp(prefix="cl-db-"))
+        self._made = 0
+        self._template: bytes | None = None
+
+    def blank(self) -> str:
+        self._made += 1
+        return f"sqlite:///{self._directory}/{self._made}.sqlite"
+
+    def fresh(self) -> str:
+        if self._template is None:
+            self._template = self._migrated()
+        url = self.blank()
+        pathlib.Path(url.removeprefix("sqlite:///")).write_bytes(self._template)
+        return url
+
+    def _migrated(self) -> bytes:
+        url = self.blank()
+        migrate.upgrade(url)
+        path = pathlib.Path(url.removeprefix("sqlite:///"))
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        return path.read_bytes()
+
+    def stop(self) -> None:
+        shutil.rmtree(self._directory)
+
+
+class _Server:
+    """What both servers have in common."""
+
+    #: Statements before and after the deletes: foreign keys do not matter while everything goes.
+    unbound: str
+    bound: str
+
+    def __init__(self) -> None:
+        # A socket's path may have 107 characters, and only the owner may look inside.
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="cl-db-", dir="/var/tmp"))
+        self._account = _account()
+        self._made = 0
+        self._emptied: sqlalchemy.Engine | None = None
+        if self._account:
+            shutil.chown(self.directory, NOBODY)
+        self._process = self._start()
+        try:
+            wait(self._answers, timeout=60, what=type(self).__name__)
+        except LabError:
+            self.stop()
+            raise
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def url(self, name: str) -> str:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            raise LabError((self.directory / "log").read_text(encoding="utf-8", errors="replace")[-2000:])
+        if not any(one.is_socket() for one in self.directory.iterdir()):
+            return False
+        try:
+            self._administer("SELECT 1")
+        except sqlalchemy.exc.OperationalError:
+            return False
+        return True
+
+    def _administer(self, statement: str) -> None:
+        engine = sqlalchemy.create_engine(self.url(""), isolation_level="AUTOCOMMIT")
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql(statement)
+        finally:
+            engine.dispose()
+
+    def _make(self, arguments: Sequence[str | pathlib.Path]) -> None:
+        """Run a program that lays out the data."""
+        run([*(("setpriv", "--reuid", NOBODY, "--clear-groups") if self._account else ()), *arguments], timeout=120,
+            cwd=self.directory)  # fmt: skip
+
+    def _serve(self, arguments: Sequence[str | pathlib.Path]) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("wb") as log:
+            return subprocess.Popen(
+                [str(word) for word in arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=self.directory, **self._account,
+            )  # fmt: skip
+
+    def blank(self) -> str:
+        self._made += 1
+        self._administer(f"CREATE DATABASE made_{self._made}")
+        return self.url(f"made_{self._made}")
+
+    def fresh(self) -> str:
+        if self._emptied is None:
+            url = self.blank()
+            migrate.upgrade(url)
+            self._emptied = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+        with self._emptied.connect() as connection:
+            connection.exec_driver_sql(self.unbound)
+            for table in models.Base.metadata.sorted_tables:
+                connection.execute(table.delete())
+            connection.exec_driver_sql(self.bound)
+        return self._emptied.url.render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        if self._emptied is not None:
+            self._emptied.dispose()
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(20)
+        shutil.rmtree(self.directory)
+
+
+def _account() -> dict[str, Any]:
+    """Whom to run a server as: nothing to say unless the suite runs as root."""
+    return {"user": NOBODY, "group": pwd.getpwnam(NOBODY).pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+class Postgresql(_Server):
+    """A PostgreSQL of the distribution's package."""
+
+    unbound = "SET session_replication_role = replica"
+    bound = "SET session_replication_role = DEFAULT"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
+        if not found:
+            raise LabError("postgresql is not installed: tools/lab/packages.py test")
+        data = self.directory / "data"
+        self._make([found[-1] / "initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C",
+                    "--no-sync"])  # fmt: skip
+        options = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+                   f"unix_socket_directories={self.directory}", "max_connections=200")  # fmt: skip
+        return self._serve([found[-1] / "postgres", "-D", data, *(word for one in options for word in ("-c", one))])
+
+    def url(self, name: str) -> str:
+        return f"postgresql+psycopg://tests@/{name or 'postgres'}?host={self.directory}"
+
+
+class Mariadb(_Server):
+    """A MariaDB of the distribution's package, with its own default character set, which is not Unicode."""
+
+    unbound = "SET foreign_key_checks = 0"
+    bound = "SET foreign_key_checks = 1"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if not pathlib.Path("/usr/sbin/mariadbd").exists():
+            raise LabError("mariadb-server-core is not installed: tools/lab/packages.py test")
+        data = self.directory / "data"
+        self._make(["/usr/bin/mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
+                    "--auth-root-authentication-method=normal"])  # fmt: skip
+        return self._serve(
+            ["/usr/sbin/mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={self.directory}/socket",
+             f"--pid-file={self.directory}/pid", "--skip-networking", "--skip-log-bin", "--max-connections=200",
+             "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M"]
+        )  # fmt: skip
+
+    def url(self, name: str) -> str:
+        return f"mariadb+pymysql://root@localhost/{name}?unix_socket={self.directory}/socket"
+
+
+KINDS: dict[str, type[Databases]] = {"sqlite": Sqlite, "postgresql": Postgresql, "mariadb": Mariadb}

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the databases do differently and the service does not show; on the one that --database names."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+
+import pytest
+from sqlalchemy import select, update
+
+from cinderlite import errors
+from cinderlite.context import Context, World
+from cinderlite.core import quotas, volumes
+from cinderlite.db import models
+
+
+def test_the_right_side_of_an_update_is_the_row_as_it_was(ctx: Context, world: World) -> None:
+    volume = volumes.create(ctx, size=1)
+    table = models.Volume
+    with world.db.write() as session:
+        session.execute(update(table).values(status="elsewhere", previous_status=table.status, size=table.size + 1))
+    with world.db.read() as session:
+        row = session.get_one(table, volume.id)
+    assert (row.status, row.previous_status, row.size) == ("elsewhere", "available", 2)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x\udfff"])
+def test_what_cannot_be_stored_is_the_callers_error(world: World, text: str) -> None:
+    with pytest.raises(errors.InvalidInput), world.db.read() as session:
+        session.scalars(select(models.Volume).where(models.Volume.name == text)).all()
+
+
+def test_many_new_projects_lock_themselves_at_once(world: World) -> None:
+    """Transactions that make the same row at the same time wait for each other, and none is a deadlock's victim."""
+    inside, most = 0, 0
+    guard, gate = threading.Lock(), threading.Barrier(8)
+
+    def lock(project: str) -> None:
+        nonlocal inside, most
+        gate.wait(10)
+        with world.db.write() as session:
+            quotas.lock(session, project)
+            with guard:
+                inside += 1
+                most = max(most, inside)
+            session.execute(select(models.Volume.id)).all()
+            with guard:
+                inside -= 1
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for project in map(str, range(20)):
+            for future in [pool.submit(lock, project) for _ in range(8)]:
+                future.result()
+    assert most == 1
