@@ -13,7 +13,7 @@ The tree (class, status)::
     ├── Forbidden                   403
     │   └── TooManyAttachments            the server holds as many volumes as is allowed
     ├── NotFound                    404
-    │   ├── SnapshotNotFound, SnapshotMetadataNotFound
+    │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
@@ -123,6 +123,10 @@ class VolumeTypeNotFound(NotFound):
 
 class VolumeMetadataNotFound(NotFound):
     template = "Volume {0} has no metadata with key {1}."
+
+
+class ServiceNotFound(NotFound):
+    template = "Service {0} could not be found."
 
 
 class SnapshotNotFound(NotFound):

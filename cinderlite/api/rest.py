@@ -79,6 +79,10 @@ class Page:
     count: int | None = None
 
 
+#: Service and rule → action → operation: several blueprints may declare actions of one URL, which the first registers.
+_ACTIONS: dict[tuple[str, str], dict[str, Operation]] = {}
+
+
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     """The operations of one resource."""
 
@@ -86,8 +90,6 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         super().__init__(name, __name__, description=description)
         self.service = service
         self.operations: list[Operation] = []
-        #: rule → action → operation
-        self._actions: dict[str, dict[str, Operation]] = {}
 
     def get(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Declare a GET; see `operation`."""
@@ -131,13 +133,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
             operation = self._declare(function, "POST", rule, action=name, **{"returns": (202, None), **declared})
-            actions = self._actions.get(rule)
-            if actions is None:
-                actions = self._actions[rule] = {}
-                view = _actions_view(self.service, actions)
-                self.add_url_rule(rule, f"{function.__name__}_and_others", view, methods=["POST"], strict_slashes=False)
+            actions = _ACTIONS.setdefault((self.service.name, rule), {})
             if name in actions:
                 raise TypeError(f"{name} is declared twice for {rule}")
+            if not actions:
+                view = _actions_view(self.service, actions)
+                self.add_url_rule(rule, f"{function.__name__}_and_others", view, methods=["POST"], strict_slashes=False)
             actions[name] = operation
             return function
 

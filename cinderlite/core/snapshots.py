@@ -26,6 +26,8 @@ LIFECYCLE = states.Machine(
     models.Snapshot,
     #    verb      from                through     then         on failure
     Move("create", frozenset({"new"}), "creating", "available", "error"),
+    Move("manage", frozenset({"new"}), "creating", "available", "error"),
+    Move("unmanage", DELETABLE,        "unmanaging", GONE,      "error"),
     Move("delete", DELETABLE,          "deleting", GONE,        "error_deleting"),
 )  # fmt: skip
 

@@ -27,6 +27,8 @@ LIFECYCLE = states.Machine(
     models.Volume,
     #    verb      from                       through      then         on failure
     Move("create", frozenset({"new"}),        "creating",  "available", "error"),
+    Move("manage", frozenset({"new"}),        "managing",  "available", "error_managing"),
+    Move("unmanage", DELETABLE,               "unmanaging", GONE,      "error_unmanaging"),
     Move("extend", frozenset({"available"}),  "extending", RETURN,     "error_extending"),
     Move("revert", frozenset({"available"}),  "reverting", "available", "error", long=True),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),

@@ -43,6 +43,8 @@ bp = Blueprint("volumes", SERVICE, "Volumes.")
 STRICT = Version(3, 53)
 #: Since when a volume can be deleted with `force`.
 FORCE_DELETE = Version(3, 23)
+#: Statuses that clients do not know → what they are shown instead, as Cinder does.
+MASKED = {"managing": "creating", "error_managing": "error", "error_managing_deleting": "deleting"}
 HOST = "volume_extension:volume_host_attribute"
 TENANT = "volume_extension:volume_tenant_attribute"
 MIGRATION = "volume_extension:volume_mig_status_attribute"
@@ -89,7 +91,7 @@ class VolumeWritten(VolumeRef):
     user_id = fields.String()
     description = fields.String()
     availability_zone = fields.String()
-    status = fields.String()
+    status = Computed(lambda volume: MASKED.get(volume.status, volume.status))
     size = fields.Integer()
     created_at = Time()
     updated_at = Time()
