@@ -18,9 +18,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flask
-import flask_smorest
-from apispec.ext.marshmallow import MarshmallowPlugin
-from apispec.ext.marshmallow import common as apispec_common
 from keystonemiddleware import auth_token
 from oslo_config import cfg
 from oslo_context import context as oslo_context
@@ -29,7 +26,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
 from cinderlite import config, errors, metrics
-from cinderlite.api import auth, compute, faults, rest, versions, volume
+from cinderlite.api import auth, compute, faults, openapi, rest, versions, volume
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, Settings, World
@@ -165,6 +162,7 @@ def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
     app.url_map.converters["project"] = _project_converter(conf.project_id_regex)
     for service in (volume, compute):
         _serve(app, service.SERVICE, blueprints(service), edge.policy)
+        openapi.register(app, service.SERVICE, blueprints(service), edge.base_url)
     app.wsgi_app = _Suffix(app)  # type: ignore[method-assign]
     if conf.enable_proxy_headers_parsing:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)  # type: ignore[method-assign]
@@ -190,30 +188,10 @@ def _serve(app: flask.Flask, service: Any, resources: list[rest.Blueprint], poli
         rule for bp in resources for operation in bp.operations if operation.answer for rule in operation.answer.rules()
     }
     policy.refuse_unknown(names | fields)
-    app.config |= {
-        f"{service.name.upper()}_API_TITLE": f"cinderlite {service.name}",
-        f"{service.name.upper()}_API_VERSION": str(service.maximum),
-        f"{service.name.upper()}_OPENAPI_VERSION": "3.0.3",
-    }
-    naming = MarshmallowPlugin(schema_name_resolver=_schema_name)
-    api = _Api(app, config_prefix=service.name, spec_kwargs={"marshmallow_plugin": naming})
     for bp in resources:
         name = f"{service.name}.{bp.name}".replace(".", "_")
-        api.register_blueprint(bp, name=name, url_prefix=service.prefix)
+        app.register_blueprint(bp, name=name, url_prefix=service.prefix)
         app.register_blueprint(bp, name=f"{name}_of_project", url_prefix=f"{service.prefix}/<project:project_id>")
-
-
-def _schema_name(schema: Any) -> str:
-    """A schema's name in OpenAPI: several resources may have a `Create`."""
-    kind = type(apispec_common.resolve_schema_instance(schema))
-    return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-
-
-class _Api(flask_smorest.Api):  # type: ignore[misc]
-    """flask-smorest's collection of operations; our own fault format stands in for its error handlers."""
-
-    def _register_error_handlers(self) -> None:
-        pass
 
 
 class _Suffix:

@@ -80,7 +80,7 @@ def sample(service: Any, operation: rest.Operation) -> pathlib.Path:
 
 def page(service: Any, blueprint: rest.Blueprint) -> str:
     """The reference of one resource, in Markdown."""
-    lines = [f"# {blueprint.description.rstrip('.')}", ""]
+    lines = [f"# {blueprint.about.rstrip('.')}", ""]
     lines += ["Written by `tox -e samples` from the operations and from what the tests received; do not edit.", ""]
     for operation in blueprint.operations:
         action = f" ({operation.action})" if operation.action else ""

@@ -81,8 +81,10 @@ class Service:
     def negotiate(self, headers: Headers) -> Version:
         """The version a request asks for. Raises BadRequest on nonsense, VersionOutOfRange on one not served."""
         text = self._asked(headers)
-        if text is None:
-            return self.minimum
+        return self.minimum if text is None else self.version(text)
+
+    def version(self, text: str) -> Version:
+        """The version of that number, or the latest. Raises as `negotiate` does."""
         if text == "latest":
             return self.maximum
         version = Version.parse(text)

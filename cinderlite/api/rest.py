@@ -15,10 +15,9 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flask
-import flask_smorest
 
 from cinderlite import errors, metrics
 from cinderlite.api import microversion
@@ -28,6 +27,7 @@ from cinderlite.api.schema import VIEW, Body, Schema, View, rows
 from cinderlite.context import Context
 
 Finder = Callable[[Context, str], Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 #: Keys of the scheduler hints in a body.
 HINTS = ("OS-SCH-HNT:scheduler_hints", "scheduler_hints")
 _JSON = ("application/json", "application/vnd.openstack.volume+json")
@@ -83,31 +83,32 @@ class Page:
 _ACTIONS: dict[tuple[str, str], dict[str, Operation]] = {}
 
 
-class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
-    """The operations of one resource."""
+class Blueprint(flask.Blueprint):
+    """The operations of one resource, `about` which it is."""
 
-    def __init__(self, name: str, service: Service, description: str) -> None:
-        super().__init__(name, __name__, description=description)
+    def __init__(self, name: str, service: Service, about: str) -> None:
+        super().__init__(name, __name__)
+        self.about = about
         self.service = service
         self.operations: list[Operation] = []
 
-    def get(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def get(self, rule: str, **declared: Any) -> Callable[[Function], Function]:
         """Declare a GET; see `operation`."""
         return self.operation("GET", rule, **declared)
 
-    def post(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def post(self, rule: str, **declared: Any) -> Callable[[Function], Function]:
         """Declare a POST; see `operation`."""
         return self.operation("POST", rule, **declared)
 
-    def put(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def put(self, rule: str, **declared: Any) -> Callable[[Function], Function]:
         """Declare a PUT; see `operation`."""
         return self.operation("PUT", rule, **declared)
 
-    def delete(self, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def delete(self, rule: str, **declared: Any) -> Callable[[Function], Function]:
         """Declare a DELETE; see `operation`."""
         return self.operation("DELETE", rule, **declared)
 
-    def operation(self, method: str, rule: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def operation(self, method: str, rule: str, **declared: Any) -> Callable[[Function], Function]:
         """Declare an operation.
 
         `policy` names its rule (None: everybody who is logged in). `body` and `returns` (status, schema) say what comes
@@ -117,21 +118,21 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         query (`query`), the headers (`headers`), scheduler hints (`hints`); and the remaining path parts by name.
         """
 
-        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        def declare(function: Function) -> Function:
             view = _view(self.service, self._declare(function, method, rule, **declared))
             self.add_url_rule(rule, function.__name__, view, methods=[method], strict_slashes=False)
             return function
 
         return declare
 
-    def action(self, rule: str, name: str, **declared: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def action(self, rule: str, name: str, **declared: Any) -> Callable[[Function], Function]:
         """Declare an action: a POST whose body has one key, `name`, and under it what `body` describes.
 
         Without `body` whatever stands there is ignored, as Cinder does. It answers 202 if nothing else is said. The
         rest is as for `operation`.
         """
 
-        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        def declare(function: Function) -> Function:
             operation = self._declare(function, "POST", rule, action=name, **{"returns": (202, None), **declared})
             actions = _ACTIONS.setdefault((self.service.name, rule), {})
             if name in actions:
@@ -175,8 +176,6 @@ def _view(service: Service, operation: Operation) -> Callable[..., flask.Respons
         return _perform(service, operation, _context(parts), parts, _json_body)
 
     view.__name__ = operation.function.__name__
-    view.__doc__ = operation.function.__doc__
-    view._apidoc = _document(operation, service.maximum)  # type: ignore[attr-defined]  # noqa: SLF001 -- where flask-smorest looks
     return view
 
 
@@ -193,7 +192,6 @@ def _actions_view(service: Service, actions: Mapping[str, Operation]) -> Callabl
         [(name, inner)] = body.items()
         return _perform(service, actions[name], ctx, parts, lambda: inner)
 
-    view.__doc__ = "Do something to it; the only key of the body says what."
     return view
 
 
@@ -265,21 +263,6 @@ def _hints(body: Mapping[str, Any]) -> dict[str, Any]:
                 raise errors.BadRequest(f"Invalid input for field/attribute {key}. It must be an object.")
             return dict(body[key])
     return {}
-
-
-def _document(operation: Operation, version: Version) -> dict[str, Any]:
-    """What flask-smorest collects about an operation for OpenAPI."""
-    described: dict[str, Any] = {}
-    if operation.body is not None:
-        described["arguments"] = {
-            "parameters": [{"in": "json", "required": True, "schema": operation.body.twin(version)}],
-            "responses": {},
-        }
-    answer: dict[str, Any] = {"description": "", "content_type": None}
-    if operation.answer is not None:
-        answer["schema"] = operation.answer.twin(version)
-    described["response"] = {"responses": {operation.status: [answer]}}
-    return described
 
 
 def _refuse_what_nobody_reads() -> None:

@@ -99,7 +99,7 @@ class Body(Schema):
         if not isinstance(inner, dict):
             raise errors.BadRequest(f"Missing required element '{key}' in request body.")
         extra = set(body) - {key} - self.beside
-        if key and self._strict and extra:
+        if key and self.is_strict and extra:
             raise errors.BadRequest(
                 f"Additional properties are not allowed ({', '.join(repr(name) for name in sorted(extra))} "
                 f"was unexpected)"
@@ -109,13 +109,14 @@ class Body(Schema):
     def values(self, inner: Mapping[str, Any]) -> dict[str, Any]:
         """The values of what is in the envelope. Raises BadRequest with the API's words."""
         try:
-            loaded = self.load(inner, unknown=marshmallow.RAISE if self._strict else marshmallow.EXCLUDE)
+            loaded = self.load(inner, unknown=marshmallow.RAISE if self.is_strict else marshmallow.EXCLUDE)
         except marshmallow.ValidationError as error:
             raise errors.BadRequest(_sentence(error, inner)) from error
         return dict(loaded)
 
     @property
-    def _strict(self) -> bool:
+    def is_strict(self) -> bool:
+        """Whether unknown keys are refused."""
         return self.strict_since is not None and (self._version is None or self._version >= self.strict_since)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import flask
 
 from cinderlite import errors
-from cinderlite.api import compute, volume
+from cinderlite.api import compute, openapi, volume
 from cinderlite.api.microversion import Service
 
 SERVICES = (volume.SERVICE, compute.SERVICE)
@@ -67,4 +67,6 @@ def register(app: flask.Flask, base_url: Callable[[flask.Request], str], check: 
 
 
 #: Paths that nobody needs to log in for.
-OPEN = frozenset({"/", "/v3", "/v3/", "/v2.1", "/v2.1/", "/healthcheck", "/metrics"})
+OPEN = frozenset({"/", "/v3", "/v3/", "/v2.1", "/v2.1/", "/healthcheck", "/metrics"}) | {
+    f"{service.prefix}/{path}" for service in SERVICES for path in openapi.PATHS
+}
