@@ -47,6 +47,8 @@ FRESH_SECONDS = 1.0
 BREAKER_SECONDS = 2.0
 #: Statistics are read anew after so long: on a pool of many images they cost more than a create.
 CAPACITY_SECONDS = 5.0
+#: The monitor map is asked anew after so long; it changes when an operator changes it.
+MONITORS_SECONDS = 5.0
 #: Every pool that was initialised for RBD has it, and reading it touches an OSD; that it is missing is an answer too.
 PROBE_OBJECT = "rbd_info"
 
@@ -274,6 +276,7 @@ class _Here:
         self.suspect = False
         self.counting = threading.Lock()
         self.capacity: tuple[float, Capacity] | None = None
+        self.monitors: tuple[float, list[tuple[str, int]]] | None = None
 
 
 class Cluster:
@@ -422,9 +425,12 @@ class Cluster:
             here.counting.release()
 
     def monitors(self) -> list[tuple[str, int]]:
-        """Address and port of every monitor in the monitor map of now; IPv6 addresses without brackets."""
-        monitors: list[tuple[str, int]] = self._call("monitors", _monitors)
-        return monitors
+        """Address and port of every monitor, at most MONITORS_SECONDS old; IPv6 addresses without brackets."""
+        here = self._here
+        if here.monitors is None or time.monotonic() >= here.monitors[0]:
+            fresh: list[tuple[str, int]] = self._call("monitors", _monitors)
+            here.monitors = time.monotonic() + MONITORS_SECONDS, fresh
+        return here.monitors[1]
 
     def key(self) -> str | None:
         """The cephx key of our user, base64 as in the keyring; None if librados needed none."""
