@@ -43,6 +43,10 @@ def configuration(directory: pathlib.Path, **overrides: Any) -> cfg.ConfigOpts:
         f"state_path = {directory}\n",
         encoding="utf-8",
     )
+    # Which back ends there are decides which options there are.
+    backends = ",".join(overrides.pop("enabled_backends", ["ceph"]))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"enabled_backends = {backends}\n")
     conf = config.load(["--config-file", str(path)])
     for name, value in overrides.items():
         group, _, option = name.rpartition("__")
@@ -53,7 +57,7 @@ def configuration(directory: pathlib.Path, **overrides: Any) -> cfg.ConfigOpts:
 @pytest.fixture
 def conf(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> cfg.ConfigOpts:
     """The configuration; `@pytest.mark.parametrize("conf", [{"quota_volumes": 2}], indirect=True)` overrides."""
-    return configuration(tmp_path, **getattr(request, "param", {}))
+    return configuration(tmp_path, **dict(getattr(request, "param", {})))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +77,10 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
 def world(conf: cfg.ConfigOpts, databases: Databases) -> Iterator[World]:
     """A world of fakes over a real database."""
     settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
-    backends = {name: composition.backend(conf, name, FakeCluster()) for name in conf.enabled_backends}
+    clusters = {name: FakeCluster(pool=conf[name].rbd_pool) for name in conf.enabled_backends}
+    for cluster in clusters.values():
+        cluster.others = {one.pool: one for one in clusters.values()}
+    backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
     made = World(settings, Database(databases.fresh(), 10), backends, FakeHypervisor(), Jobs(0))
     types.ensure_default(made)
     yield made

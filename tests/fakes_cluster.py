@@ -42,6 +42,8 @@ class FakeCluster(Cluster):
         self.parents: dict[str, str] = {}
         #: id of an image → what stands for its data
         self.data: dict[str, str] = {}
+        #: the pools of the same cluster beside this one
+        self.others: dict[str, FakeCluster] = {}
         #: id → former name, oldest first
         self.bin: dict[str, str] = {}
         self.monitor_map = [("127.0.0.1", 6789)]
@@ -186,6 +188,20 @@ class FakeCluster(Cluster):
             size, data = self.snaps[found.id][snap]
             self.stored[name] = found.id, size
             self.data[found.id] = data
+
+        self._do(name, step)
+
+    def move(self, name: str, pool: str) -> None:
+        def step() -> None:
+            target = self.others[pool]
+            if name in target.stored:
+                return
+            found = self._look(name)
+            if found.watchers:
+                raise errors.ImageBusy(name, "another client")
+            target.stored[name] = self.stored.pop(name)
+            target.snaps[found.id] = self.snaps.pop(found.id, {})
+            target.data[found.id] = self.data.pop(found.id, "")
 
         self._do(name, step)
 

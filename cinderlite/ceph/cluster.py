@@ -59,6 +59,7 @@ BY_ERRNO: dict[int, type[errors.CinderliteError]] = {
     errno.EBUSY: errors.ImageBusy,
     errno.ENOTEMPTY: errors.ImageBusy,
     errno.ETIMEDOUT: errors.CephTimeout,  # an operation that timed out inside librados may still be applied
+    errno.ECANCELED: errors.Superseded,  # only ever by the answer to "shall I go on?"
     errno.ESHUTDOWN: errors.CephUnavailable,
     errno.ENOTCONN: errors.CephUnavailable,
     errno.ECONNREFUSED: errors.CephUnavailable,
@@ -405,7 +406,19 @@ class Cluster:
 
     def roll_back(self, name: str, snap: str) -> None:
         """Write a snapshot's data over its image; takes as long as there are data. Raises ImageNotFound."""
-        self._bulk("roll_back", lambda ioctx: images.roll_back(ioctx, name, snap))
+        self._bulk("roll_back", lambda c: images.roll_back(c.ioctx, name, snap))
+
+    def move(self, name: str, pool: str) -> None:
+        """Move an image with its snapshots to another pool of the cluster; one that is half way is moved on.
+
+        Takes as long as there are data. Raises ImageNotFound, ImageBusy when somebody has it open.
+        """
+
+        def step(connection: _Connection) -> None:
+            with connection.rados.open_ioctx(pool) as target:
+                images.move(connection.ioctx, target, name)
+
+        self._bulk("move", step, name)
 
     # The cluster
 
@@ -470,7 +483,7 @@ class Cluster:
         ok = False
         try:
             result = here.threads.run(
-                lambda task: self._attempt(here, task, verb, step),
+                lambda task: self._attempt(here, task, verb, step, subject),
                 subject,
                 self._call_timeout if seconds is None else min(seconds, self._call_timeout),
             )
@@ -487,15 +500,15 @@ class Cluster:
                 self._observe(verb, time.perf_counter() - started, ok)
         return result
 
-    def _bulk(self, verb: str, step: Callable[[Any], T]) -> T:
-        """Run `step(ioctx)`, which may take hours, in this thread, over a connection whose OSD calls never time out.
+    def _bulk(self, verb: str, step: Callable[[_Connection], T], subject: str | None = None) -> T:
+        """Run `step`, which may take hours, in this thread, over a connection whose OSD calls never time out.
 
         A step looks at `jobs.checkpoint` now and then. Raises what the errnos of librbd mean, and CephUnavailable.
         """
         started = time.perf_counter()
         ok = False
         try:
-            result: T = self._attempt(self._here, None, verb, lambda connection: step(connection.ioctx), bulk=True)
+            result: T = self._attempt(self._here, None, verb, step, subject, bulk=True)
             ok = True
         finally:
             if self._observe is not None:
@@ -503,7 +516,14 @@ class Cluster:
         return result
 
     def _attempt(
-        self, here: _Here, task: _Task | None, verb: str, step: Callable[[_Connection], Any], *, bulk: bool = False
+        self,
+        here: _Here,
+        task: _Task | None,
+        verb: str,
+        step: Callable[[_Connection], Any],
+        subject: str | None,
+        *,
+        bulk: bool = False,
     ) -> Any:
         import rados
         import rbd
@@ -522,7 +542,7 @@ class Cluster:
                     if retry:
                         retry = False
                         continue
-                raise _translated(error, verb, task.subject if task else None) from error
+                raise _translated(error, verb, subject) from error
             finally:
                 self._give_back(here, connection)
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from cinderlite import errors
+from cinderlite import errors, jobs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,6 +191,44 @@ def roll_back(ioctx: Any, name: str, snap: str) -> None:
             image.rollback_to_snap(snap)
     except rbd.ImageNotFound as error:
         raise errors.ImageNotFound(f"{name}@{snap}") from error
+
+
+def move(source: Any, target: Any, name: str) -> None:
+    """Move an image to another pool by live migration: prepare, copy, commit, each if it is what comes next."""
+    import rbd
+
+    state = _migration(target, name)
+    if state in (rbd.RBD_IMAGE_MIGRATION_STATE_PREPARING, rbd.RBD_IMAGE_MIGRATION_STATE_ABORTING):
+        rbd.RBD().migration_abort(target, name)
+        state = None
+    if state is None:
+        try:
+            rbd.RBD().migration_prepare(source, name, target, name)
+        except rbd.ImageNotFound:
+            with rbd.Image(target, name, read_only=True):  # Moved already; raises ImageNotFound if it is nowhere.
+                return
+    if state != rbd.RBD_IMAGE_MIGRATION_STATE_EXECUTED:
+        rbd.RBD().migration_execute(target, name, on_progress=_go_on)
+    rbd.RBD().migration_commit(target, name)
+
+
+def _migration(target: Any, name: str) -> int | None:
+    """How far the migration to an image is; None if there is none."""
+    import rbd
+
+    try:
+        return int(rbd.RBD().migration_status(target, name)["state"])
+    except (rbd.ImageNotFound, rbd.InvalidArgument):
+        return None
+
+
+def _go_on(_done: int, _total: int) -> int:
+    """librbd's question, now and then, whether to go on. It does not pass on what is raised here, only a number."""
+    try:
+        jobs.checkpoint()
+    except errors.Superseded:
+        return -errno.ECANCELED
+    return 0
 
 
 def snapshots(ioctx: Any, name: str) -> list[SnapshotInfo]:

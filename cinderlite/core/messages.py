@@ -28,6 +28,8 @@ ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
             "delete": ("001", "delete volume"),
             "extend": ("007", "extend volume"),
             "revert": ("001", "revert volume"),
+            "migrate": ("001", "migrate volume"),
+            "retype_and_move": ("001", "retype volume"),
         },
     ),
     models.Attachment: (

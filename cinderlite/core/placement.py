@@ -45,12 +45,13 @@ def choose(
         wanted = world.settings.availability_zone
     if near is not None:
         return world.backend(near), wanted
-    name = types.extra_specs(kind).get("volume_backend_name")
-    fitting = [
-        backend
-        for backend in world.backends.values()
-        if name in (None, backend.volume_backend_name) and backend.availability_zone == wanted
-    ]
+    fitting = [backend for backend in world.backends.values() if fits(backend, kind, wanted)]
     if not fitting:
         raise errors.NoBackend
     return fitting[0], wanted
+
+
+def fits(backend: Backend, kind: models.VolumeType, zone: str) -> bool:
+    """Whether volumes of a type and in a zone may be on a back end."""
+    name = types.extra_specs(kind).get("volume_backend_name")
+    return name in (None, backend.volume_backend_name) and backend.availability_zone == zone

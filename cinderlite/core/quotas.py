@@ -95,6 +95,11 @@ def admit_extend(
     _admit(session, settings, project_id, {"gigabytes": new - old}, kind, largest=new)
 
 
+def admit_retype(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
+    """Refuse another volume of `size` GiB in a type's own quota; the project's as a whole does not change."""
+    _admit(session, settings, project_id, {f"gigabytes_{kind.name}": size, f"volumes_{kind.name}": 1})
+
+
 def admit_snapshot(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
     """Refuse a further snapshot of a volume of `size` GiB. Call under `lock`."""
     _admit(session, settings, project_id, {"gigabytes": size, "snapshots": 1}, kind)
@@ -131,7 +136,7 @@ def _admit(
 
 
 def _over(resource: str, name: str, amount: int, limit: int, have: int) -> errors.OverQuota:
-    if resource == "gigabytes":
+    if resource.startswith("gigabytes"):
         return errors.VolumeSizeExceedsAvailableQuota(amount, limit, have)
     if resource == "backup_gigabytes":
         return errors.BackupSizeExceedsAvailableQuota(amount, limit, have)

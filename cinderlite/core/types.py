@@ -58,6 +58,17 @@ def extra_specs(kind: models.VolumeType) -> dict[str, str]:
     return {row.key: row.value for row in kind.extra_spec_rows}
 
 
+def is_multiattach(kind: models.VolumeType) -> bool:
+    """Whether several servers may hold a volume of a type that was loaded with its extra specs."""
+    return extra_specs(kind).get("multiattach", "").strip().lower() == "<is> true"
+
+
+def is_encrypted(session: Session, kind: models.VolumeType) -> bool:
+    """Whether volumes of a type are encrypted."""
+    table = models.TypeEncryption
+    return session.scalar(select(table.id).where(table.volume_type_id == kind.id)) is not None
+
+
 def visible(ctx: Context) -> list[models.VolumeType]:
     """The public types, newest first."""
     table = models.VolumeType

@@ -31,6 +31,9 @@ LIFECYCLE = states.Machine(
     Move("unmanage", DELETABLE,               "unmanaging", GONE,      "error_unmanaging"),
     Move("extend", frozenset({"available"}),  "extending", RETURN,     "error_extending"),
     Move("revert", frozenset({"available"}),  "reverting", "available", "error", long=True),
+    Move("retype", frozenset({"available", "in-use"}), "retyping", RETURN, RETURN),
+    Move("retype_and_move", frozenset({"available"}), "retyping", RETURN, RETURN, long=True),
+    Move("migrate", frozenset({"available"}), "maintenance", RETURN,  RETURN, long=True),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
     Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
@@ -308,6 +311,8 @@ def _settled(
 ) -> None:
     if error is not None:
         messages.leave(session, volume, intent["verb"], error.message, request_id=intent["request_id"])
+    if intent["verb"] in ("migrate", "retype_and_move") and error is not None:
+        volume.migration_status = "error"
     if intent["verb"] in ("delete", "revert"):
         _settle_snapshots(session, volume.id, gone=intent["verb"] == "delete" and error is None)
 

@@ -21,6 +21,7 @@ Read = Callable[[str], str]
 
 @pytest.fixture(scope="module")
 def real_cluster(ceph: Any) -> Iterator[Cluster]:
+    ceph.add_pool("second")  # Rights hold for connections that are made after they were given.
     made = Cluster(
         pool=ceph.pool,
         conffile=str(ceph.conf),
@@ -189,3 +190,39 @@ def test_images_and_snapshots_get_other_names(cluster: Cluster, name: str) -> No
         cluster.rename(f"{name}-x", f"{name}-y")
     with pytest.raises(errors.ImageNotFound):
         cluster.rename_snapshot(name, "theirs", "snapshot-a")
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster:
+    """Another pool of the same cluster."""
+    if isinstance(cluster, FakeCluster):
+        cluster.others["second"] = FakeCluster(pool="second")
+        return cluster.others["second"]
+    found: Cluster = request.getfixturevalue("real_target")
+    return found
+
+
+@pytest.fixture(scope="module")
+def real_target(ceph: Any) -> Iterator[Cluster]:
+    made = Cluster(
+        pool="second", conffile=str(ceph.conf), user=ceph.user, connect_timeout=5, mon_timeout=5, osd_timeout=5,
+        call_timeout=10.0, threads=4,
+    )  # fmt: skip
+    yield made
+    made.close()
+
+
+def test_an_image_moves_to_another_pool_with_its_snapshots(
+    cluster: Cluster, target: Cluster, name: str, write: Write
+) -> None:
+    cluster.create(name, GIB)
+    write(name, "kept")
+    cluster.snapshot(name, "snapshot-a")
+    for _ in range(2):
+        cluster.move(name, target.pool)
+    assert target.info(name).size_bytes == GIB
+    assert [one.name for one in target.snapshots(name)] == ["snapshot-a"]
+    with pytest.raises(errors.ImageNotFound):
+        cluster.info(name)
+    with pytest.raises(errors.ImageNotFound):
+        cluster.move(f"{name}-that-is-not-there", target.pool)

@@ -157,6 +157,17 @@ class Ceph:
         status = json.loads(self.rbd("status", f"{self.pool}/{image}", "--format", "json"))
         return [watcher["address"] for watcher in status.get("watchers", [])]
 
+    def add_pool(self, name: str) -> None:
+        """Make a further pool that the service's user may use, unless it is there."""
+        pools = self.command("osd", "pool", "ls").split()
+        if name in pools:
+            return
+        self.command("osd", "pool", "create", name, "8")
+        self.rbd("pool", "init", name)
+        mine = [pool for pool in [*pools, name] if not pool.startswith((".", "device_health"))]
+        profile = ", ".join(f"profile rbd pool={pool}" for pool in mine)
+        self.command("auth", "caps", f"client.{self.user}", "mon", "profile rbd", "osd", profile, "mgr", profile)
+
     # -- data
 
     def write(self, image: str, data: bytes, offset: int = 0) -> None:

@@ -11,10 +11,10 @@ from marshmallow.exceptions import ValidationError
 from cinderlite import errors
 from cinderlite.api.microversion import Version
 from cinderlite.api.rest import Blueprint
-from cinderlite.api.schema import VIEW, ActionBody, Bool, GiB, Id
+from cinderlite.api.schema import VIEW, ActionBody, Bool, GiB, Id, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import volumes
+from cinderlite.core import moves, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volume_actions", SERVICE, "Actions on volumes.")
@@ -103,3 +103,61 @@ class Revert(ActionBody):
 def revert(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Take a volume back to its newest snapshot."""
     volumes.revert(ctx, volume, body["snapshot_id"])
+
+
+class Retype(ActionBody):
+    """The type that the volume is to have, and whether it may be moved for that."""
+
+    new_type = fields.String(required=True)
+    migration_policy = fields.String(validate=validate.OneOf((moves.NEVER, moves.ON_DEMAND)))
+
+
+@bp.action(RULE, "os-retype", body=Retype, policy="volume:retype", on=volumes.get)
+def retype(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Give a volume another type; with `migration_policy` on-demand it is moved to another pool if it must be."""
+    moves.retype(ctx, volume, body["new_type"], body.get("migration_policy", moves.NEVER))
+
+
+class Migrate(ActionBody):
+    """Where to, and how; the volume is always locked while it moves, and Ceph decides how it is copied."""
+
+    host = fields.String()
+    cluster = versioned(fields.String(), since="3.16")
+    force_host_copy = Bool()
+    lock_volume = Bool()
+
+
+@bp.action(
+    RULE,
+    "os-migrate_volume",
+    body=Migrate,
+    policy="volume_extension:volume_admin_actions:migrate_volume",
+    on=volumes.get,
+)
+def migrate(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Move a volume that nobody has open to another pool of its Ceph cluster; its snapshots go along."""
+    if body.get("cluster"):
+        raise errors.ServiceNotFound(body["cluster"])
+    if not body.get("host"):
+        raise errors.BadRequest("One and only one of 'host' and 'cluster' must be set.")
+    moves.migrate(ctx, volume, body["host"])
+
+
+class MigrateCompletion(ActionBody):
+    """The volume that was copied to."""
+
+    new_volume = Id(required=True)
+    error = Bool()
+
+
+@bp.action(
+    RULE,
+    "os-migrate_volume_completion",
+    body=MigrateCompletion,
+    policy="volume_extension:volume_admin_actions:migrate_volume_completion",
+    on=volumes.get,
+)
+def migrate_completion(_ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
+    """Finish a migration by hand. Ceph finishes them itself, so none is ever waiting for that."""
+    del body
+    raise errors.InvalidVolume(f"Volume {volume.id} is not waiting for the completion of a migration.")

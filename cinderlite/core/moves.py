@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Giving a volume another type, and moving it to another pool of its cluster.
+
+A move is RBD's live migration of a volume that nobody has open; its snapshots and clones go along. What a newcomer
+gets wrong: a type is more than a name. Whether the volume may stay where it is decides `placement`, and what it would
+have to become (encrypted, multi-attached, limited) decides whether the change is possible at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from cinderlite import errors
+from cinderlite.context import Backend, Context, World
+from cinderlite.core import placement, quotas, types, volumes
+from cinderlite.db import models
+
+NEVER, ON_DEMAND = "never", "on-demand"
+
+
+def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER) -> None:
+    """Give a volume another type, by name or id; with the policy on-demand it may be moved for that.
+
+    Raises InvalidVolume, InvalidInput when it would have to move and may not, VolumeTypeNotFound, OverQuota.
+    """
+    where = ctx.world.backend(volume.host)
+    where.cluster.check()
+    within_reach = _same_cluster(ctx.world, where)
+    with ctx.world.db.write() as session:
+        quotas.lock(session, volume.project_id)
+        current = volumes.lock(session, volume.id)
+        kind = types.for_new_volume(ctx, session, wanted)
+        _refuse_impossible(session, current, kind)
+        quotas.admit_retype(session, ctx.settings, current.project_id, kind, current.size)
+        fitting = [one for one in within_reach if placement.fits(one, kind, current.availability_zone)]
+        target = where if where in fitting else next(iter(fitting), None)
+        if target is None:
+            raise errors.NoBackend
+        if target is not where and (policy != ON_DEMAND or current.status != "available"):
+            raise errors.InvalidInput(
+                f"Retype requires migration of volume {volume.id}, which its status or the policy does not allow."
+            )
+        verb = "retype" if target is where else "retype_and_move"
+        owner = volumes.LIFECYCLE.begin(
+            session,
+            volume.id,
+            verb,
+            ctx.settings.lease,
+            ctx.request_id,
+            volume_type_id=kind.id,
+            multiattach=types.is_multiattach(kind),
+            host=target.pool,
+        )
+        if owner is not None and target is not where:
+            current.migration_status = "migrating"
+    _run(ctx, volume, owner)
+
+
+def _refuse_impossible(session: Session, volume: models.Volume, kind: models.VolumeType) -> None:
+    if volume.volume_type_id == kind.id:
+        raise errors.InvalidInput(f"volume {volume.id} has that type already")
+    if volume.group_id is not None:
+        raise errors.InvalidVolume(f"volume {volume.id} is in a group")
+    present = session.get_one(models.VolumeType, volume.volume_type_id)
+    session.refresh(present, ["extra_spec_rows"])
+    if volume.status != "available":
+        if types.is_multiattach(present) != types.is_multiattach(kind):
+            raise errors.InvalidInput("Retyping a volume from or to multi-attach needs it to be available.")
+        if present.qos_specs_id != kind.qos_specs_id:
+            raise errors.InvalidInput("Retyping a volume in use to a type with other QoS specs is not possible.")
+    if types.is_encrypted(session, present) != types.is_encrypted(session, kind):
+        raise errors.InvalidInput("Retyping a volume to or from a type with encryption is not possible.")
+
+
+def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
+    """Move a volume to the pool `host@backend#pool`. Raises InvalidVolume, InvalidInput, ServiceNotFound."""
+    where = ctx.world.backend(volume.host)
+    target = _target(ctx, host)
+    if target is where:
+        raise errors.InvalidInput(f"Volume {volume.id} is on {host} already.")
+    where.cluster.check()
+    if target not in _same_cluster(ctx.world, where):
+        raise errors.InvalidInput(f"{target.pool} is in another Ceph cluster than {where.pool}.")
+    with ctx.world.db.write() as session:
+        current = volumes.lock(session, volume.id)
+        owner = volumes.LIFECYCLE.begin(
+            session,
+            volume.id,
+            "migrate",
+            ctx.settings.lease,
+            ctx.request_id,
+            models.Volume.group_id.is_(None),
+            host=target.pool,
+        )
+        if owner is not None:
+            current.migration_status = "migrating"
+    _run(ctx, volume, owner)
+
+
+def _target(ctx: Context, host: str) -> Backend:
+    for backend in ctx.world.backends.values():
+        if backend.pool == host:
+            return backend
+    raise errors.ServiceNotFound(host)
+
+
+def _same_cluster(world: World, where: Backend) -> list[Backend]:
+    """The back ends that a volume of one can be moved to, itself first; one that does not answer is not among them."""
+    found = [where]
+    for other in world.backends.values():
+        with contextlib.suppress(errors.Unavailable):
+            if other is not where and other.cluster.fsid() == where.cluster.fsid():
+                found.append(other)
+    return found
+
+
+def _run(ctx: Context, volume: models.Volume, owner: str | None) -> None:
+    if owner is None:
+        now = volumes.get(ctx, volume.id)
+        raise errors.InvalidVolume(f"Volume {volume.id} cannot be moved or retyped in status {now.status}.")
+    volumes.LIFECYCLE.run(ctx.world, volume.id, owner)
+
+
+def _retyped(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: arguments[key] for key in ("volume_type_id", "multiattach")}
+
+
+def _moved(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    target = world.backend(arguments["host"])
+    world.cluster(volume.host).move(volume.image, target.cluster.pool)
+    return {"host": target.pool, "availability_zone": target.availability_zone, "migration_status": "success"}
+
+
+@volumes.LIFECYCLE.step("retype")
+def _retype(_world: World, _volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return _retyped(arguments)
+
+
+volumes.LIFECYCLE.step("migrate")(_moved)
+
+
+@volumes.LIFECYCLE.step("retype_and_move")
+def _retype_and_move(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return _moved(world, volume, arguments) | _retyped(arguments)

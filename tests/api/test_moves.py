@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retyping volumes and moving them between pools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cinderlite.context import World
+from cinderlite.db import models
+from conftest import PROJECT, Client, cluster_of
+
+FAST = "testhost@fast#fast"
+TWO = {"enabled_backends": ["ceph", "fast"], "fast__rbd_pool": "nvme"}
+two = pytest.mark.parametrize("conf", [TWO], indirect=True)
+
+
+def make_type(world: World, name: str, **specs: str) -> None:
+    with world.db.write() as session:
+        rows = [models.ExtraSpec(key=key, value=value) for key, value in specs.items()]
+        session.add(models.VolumeType(name=name, extra_spec_rows=rows))
+
+
+def act(client: Client, volume: str, action: str, **body: Any) -> Any:
+    return client.post(f"/v3/volumes/{volume}/action", {action: body})
+
+
+def test_a_type_is_changed(client: Client, world: World) -> None:
+    make_type(world, "gold")
+    volume = client.volume()["id"]
+    assert act(client, volume, "os-retype", new_type="gold").status_code == 202
+    found = client.get(f"/v3/volumes/{volume}").json["volume"]
+    assert (found["volume_type"], found["status"]) == ("gold", "available")
+    assert act(client, volume, "os-retype", new_type="gold").status_code == 400
+    assert act(client, volume, "os-retype", new_type="silver").status_code == 404
+    assert act(client, volume, "os-retype", new_type="gold", migration_policy="always").status_code == 400
+    assert act(client, volume, "os-retype", new_type="gold", migration_policy=None).status_code == 400
+
+
+def test_a_types_own_quota_holds(client: Client, admin: Client, world: World) -> None:
+    make_type(world, "gold")
+    with world.db.write() as session:
+        session.add(models.Quota(project_id=PROJECT, resource="volumes_gold", limit=1))
+    first, second = client.volume()["id"], client.volume()["id"]
+    assert act(client, first, "os-retype", new_type="gold").status_code == 202
+    assert act(client, second, "os-retype", new_type="gold").status_code == 413
+    assert client.post("/v3/volumes", {"volume": {"size": 1, "volume_type": "gold"}}).status_code == 413
+    assert client.get(f"/v3/volumes/{second}").json["volume"]["status"] == "available"
+
+
+@two
+def test_a_type_says_where_a_volume_goes(admin: Client, world: World) -> None:
+    make_type(world, "quick", volume_backend_name="fast")
+    make_type(world, "nowhere", volume_backend_name="tape")
+    volume = admin.volume(volume_type="quick")
+    assert volume["os-vol-host-attr:host"] == FAST
+    assert cluster_of(world, "fast").images("") == {f"volume-{volume['id']}"}
+    assert cluster_of(world).images("") == set()
+    assert admin.volume()["os-vol-host-attr:host"] == "testhost@ceph#ceph"
+
+
+@two
+def test_a_type_of_another_pool_moves_the_volume_if_it_may(admin: Client, world: World) -> None:
+    make_type(world, "quick", volume_backend_name="fast")
+    volume = admin.volume()["id"]
+    snapshot = admin.post("/v3/snapshots", {"snapshot": {"volume_id": volume}}).json["snapshot"]["id"]
+    assert act(admin, volume, "os-retype", new_type="quick").status_code == 400
+    assert act(admin, volume, "os-retype", new_type="quick", migration_policy="on-demand").status_code == 202
+    found = admin.get(f"/v3/volumes/{volume}").json["volume"]
+    assert (found["volume_type"], found["status"], found["os-vol-host-attr:host"]) == ("quick", "available", FAST)
+    assert found["os-vol-mig-status-attr:migstat"] == "success"
+    image = f"volume-{volume}"
+    assert (cluster_of(world).images(""), cluster_of(world, "fast").images("")) == (set(), {image})
+    assert [one.name for one in cluster_of(world, "fast").snapshots(image)] == [f"snapshot-{snapshot}"]
+    assert admin.delete(f"/v3/snapshots/{snapshot}").status_code == 202
+    assert admin.delete(f"/v3/volumes/{volume}").status_code == 202
+    assert cluster_of(world, "fast").images("") == set()
+
+
+@two
+def test_an_administrator_moves_a_volume(admin: Client, client: Client, world: World) -> None:
+    volume = admin.volume()["id"]
+    assert act(client, volume, "os-migrate_volume", host=FAST).status_code == 403
+    assert act(admin, volume, "os-migrate_volume", host="testhost@ceph#ceph").status_code == 400
+    assert act(admin, volume, "os-migrate_volume", host="testhost@tape#tape").status_code == 404
+    assert act(admin, volume, "os-migrate_volume").status_code == 400
+    assert act(admin.at("3.16"), volume, "os-migrate_volume", cluster="c").status_code == 404
+    assert (
+        act(admin, volume, "os-migrate_volume", host=FAST, force_host_copy="false", lock_volume=True).status_code == 202
+    )
+    found = admin.get(f"/v3/volumes/{volume}").json["volume"]
+    assert (found["status"], found["os-vol-host-attr:host"], found["os-vol-mig-status-attr:migstat"]) == (
+        "available", FAST, "success")  # fmt: skip
+
+
+@two
+def test_what_somebody_has_open_stays_where_it_is(admin: Client, world: World) -> None:
+    volume = admin.volume()["id"]
+    cluster_of(world).watchers[f"volume-{volume}"] = ["192.0.2.1:0/1"]
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+    found = admin.get(f"/v3/volumes/{volume}").json["volume"]
+    assert (found["status"], found["os-vol-host-attr:host"], found["os-vol-mig-status-attr:migstat"]) == (
+        "available", "testhost@ceph#ceph", "error")  # fmt: skip
+    cluster_of(world).watchers.clear()
+    assert admin.delete(f"/v3/volumes/{volume}").status_code == 202
+
+
+@two
+def test_another_cluster_is_out_of_reach(admin: Client, world: World) -> None:
+    cluster_of(world, "fast").cluster_id = "another"
+    make_type(world, "quick", volume_backend_name="fast")
+    volume = admin.volume()["id"]
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 400
+    assert act(admin, volume, "os-retype", new_type="quick", migration_policy="on-demand").status_code == 400
+
+
+def test_a_pool_that_fits_nothing(client: Client, world: World) -> None:
+    make_type(world, "nowhere", volume_backend_name="tape")
+    volume = client.volume()["id"]
+    assert act(client, volume, "os-retype", new_type="nowhere").status_code == 400
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
