@@ -215,9 +215,9 @@ class Bool(fields.Boolean):
         data: Mapping[str, Any] | None,
         **kwargs: Any,
     ) -> Any:
-        word = value.strip().lower() if isinstance(value, str) else value
-        if isinstance(word, bool):
-            return word
+        if isinstance(value, bool):
+            return value
+        word = value.strip().lower() if isinstance(value, str) else ""
         if word in self._TRUE:
             return True
         if word in self._FALSE:
