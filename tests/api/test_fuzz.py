@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import importlib
+import itertools
 import os
 import pkgutil
 import re
@@ -18,9 +19,9 @@ import flask
 import hypothesis
 import pytest
 from hypothesis import strategies
-from test_samples import Recorder
 
 import scenarios
+from api.test_samples import Recorder
 from cinderlite.api import compute, volume
 from cinderlite.context import World
 from conftest import Client
@@ -45,7 +46,7 @@ class Seeder(Recorder):
             return {}
         answer = super().call(method, path, body, **more)
         parts = path.partition("?")[0].split("/")
-        for name, part in zip(parts, parts[1:], strict=False):
+        for name, part in itertools.pairwise(parts):
             if _ID.fullmatch(part):
                 self.pool[name].append(part)
         return answer
