@@ -101,8 +101,9 @@ class FakeHypervisor:
         """Every VM."""
         return [guest.server for guest in self.guests.values()]
 
-    def find(self, server_id: str) -> FakeGuest:
+    def find(self, server_id: str, *, fresh: bool = True) -> FakeGuest:
         """The VM of that id. Raises ServerNotFound."""
+        del fresh  # What it shows is never old.
         if server_id not in self.guests:
             raise errors.ServerNotFound(server_id)
         return self.guests[server_id]

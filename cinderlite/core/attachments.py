@@ -83,6 +83,8 @@ def attach(
     unknown (the attachment is then undone in the background).
     """
     if server.status not in servers.ATTACHABLE:
+        server = servers.get(ctx, server.id)  # It may have been started since it was last seen.
+    if server.status not in servers.ATTACHABLE:
         raise errors.Conflict(
             f"Cannot 'attach_volume' instance {server.id} while it is in vm_state {server.status.lower()}"
         )
@@ -235,7 +237,7 @@ LIFECYCLE.step("undo")(_detach)
 
 def _find(world: World, attachment: models.Attachment) -> Guest:
     try:
-        return world.guests.find(attachment.server_id or "")
+        return world.guests.find(attachment.server_id or "", fresh=False)
     except errors.ServerNotFound as error:
         raise errors.GuestGone(attachment.server_id) from error
 
@@ -302,7 +304,7 @@ def reconcile(world: World) -> list[str]:
 
 def _reconcile_server(world: World, server_id: str, rows: list[models.Attachment]) -> list[str]:
     try:
-        present = world.guests.find(server_id).disks()
+        present = world.guests.find(server_id, fresh=False).disks()
     except (errors.GuestGone, errors.ServerNotFound):
         return [row.id for row in rows if _missed(world, row) and _begin(world, row, "detach")]
     except errors.Unavailable:

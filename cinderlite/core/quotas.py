@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import Select, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -41,34 +42,38 @@ def usage(world: World, project_id: str) -> dict[str, int]:
 
 
 def _usage(session: Session, project_id: str) -> dict[str, int]:
-    """Counts and GiB, summed from the rows; of volumes and snapshots by type too, where there are any."""
-    used = dict.fromkeys(("volumes", "snapshots", "gigabytes", "backups", "backup_gigabytes", "groups"), 0)
-    for resource, table, size in (
-        ("volumes", models.Volume, models.Volume.size),
-        ("snapshots", models.Snapshot, models.Snapshot.volume_size),
-    ):
-        rows = session.execute(
-            select(models.VolumeType.name, func.count(), func.coalesce(func.sum(size), 0))
-            .join(models.VolumeType, models.VolumeType.id == table.volume_type_id)
-            .where(table.project_id == project_id, table.consumes_quota, *_present(table))
-            .group_by(models.VolumeType.name)
-        )
-        for kind, count, gigabytes in rows:
-            for name, amount in ((resource, count), ("gigabytes", gigabytes)):
-                used[name] += int(amount)
-                used[f"{name}_{kind}"] = used.get(f"{name}_{kind}", 0) + int(amount)
-    backup = models.Backup
+    """Counts and GiB of everything, summed from the rows."""
+    backups, groups = models.Backup, models.Group
     count, gigabytes = session.execute(
-        select(func.count(), func.coalesce(func.sum(backup.size), 0)).where(backup.project_id == project_id)
+        select(func.count(), func.coalesce(func.sum(backups.size), 0)).where(backups.project_id == project_id)
     ).one()
-    groups = select(func.count()).select_from(models.Group).where(models.Group.project_id == project_id)
-    return used | {
-        "backups": int(count), "backup_gigabytes": int(gigabytes), "groups": session.scalar(groups) or 0
+    held = session.scalar(select(func.count()).select_from(groups).where(groups.project_id == project_id))
+    return _volume_usage(session, project_id) | {
+        "backups": int(count), "backup_gigabytes": int(gigabytes), "groups": held or 0
     }  # fmt: skip
 
 
-def _present(table: type[models.Volume | models.Snapshot]) -> list[ColumnElement[bool]]:
-    return [models.Volume.deleted.is_(False)] if table is models.Volume else []
+def _volume_usage(session: Session, project_id: str) -> dict[str, int]:
+    """Counts and GiB of volumes and snapshots, in all and by type where there are any, in one statement."""
+    used = dict.fromkeys(("volumes", "snapshots", "gigabytes"), 0)
+    rows = union_all(
+        _by_type(models.Volume, "volumes", models.Volume.size, project_id).where(models.Volume.deleted.is_(False)),
+        _by_type(models.Snapshot, "snapshots", models.Snapshot.volume_size, project_id),
+    )
+    for resource, kind, count, gigabytes in session.execute(rows):
+        for name, amount in ((resource, count), ("gigabytes", gigabytes)):
+            used[name] += int(amount)
+            used[f"{name}_{kind}"] = used.get(f"{name}_{kind}", 0) + int(amount)
+    return used
+
+
+def _by_type(table: Any, resource: str, size: Any, project_id: str) -> Select[Any, Any, Any, Any]:
+    return (
+        select(literal(resource), models.VolumeType.name, func.count(), func.coalesce(func.sum(size), 0))
+        .join(models.VolumeType, models.VolumeType.id == table.volume_type_id)
+        .where(table.project_id == project_id, table.consumes_quota)
+        .group_by(models.VolumeType.name)
+    )
 
 
 def lock(session: Session, project_id: str) -> None:
@@ -127,7 +132,8 @@ def _admit(
     allowed = _limits(session, settings, project_id)
     if 0 <= allowed["per_volume_gigabytes"] < largest:
         raise errors.VolumeSizeExceedsLimit(largest, allowed["per_volume_gigabytes"])
-    used = _usage(session, project_id)
+    count = _usage if wanted.keys() & {"backups", "groups"} else _volume_usage
+    used = count(session, project_id)
     for resource, amount in wanted.items():
         for name in (resource, *([f"{resource}_{kind.name}"] if kind else [])):
             limit, have = allowed.get(name, -1), used.get(name, 0)

@@ -19,8 +19,17 @@ def visible(ctx: Context, *, all_projects: bool = False) -> list[Server]:
 
 
 def get(ctx: Context, server_id: str) -> Server:
-    """The server of that id. Raises ServerNotFound, also for another project's."""
-    server = ctx.world.guests.find(server_id).server
+    """The server of that id as it is now. Raises ServerNotFound, also for another project's."""
+    return _visible(ctx, server_id, fresh=True)
+
+
+def owned(ctx: Context, server_id: str) -> Server:
+    """The same with the status that was last seen: for what asks the VM itself anyway, or not at all."""
+    return _visible(ctx, server_id, fresh=False)
+
+
+def _visible(ctx: Context, server_id: str, *, fresh: bool) -> Server:
+    server = ctx.world.guests.find(server_id, fresh=fresh).server
     if server.project_id != ctx.project_id and not ctx.is_admin:
         raise errors.ServerNotFound(server_id)
     return server

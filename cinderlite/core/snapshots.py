@@ -123,7 +123,7 @@ def ask_guests(world: World, volume_id: str) -> None:
         servers = [row.server_id for row in rows if row.server_id is not None]
     for server_id in servers:
         try:
-            world.guests.find(server_id).disks()
+            world.guests.find(server_id, fresh=False).disks()
         except (errors.GuestGone, errors.ServerNotFound):
             continue  # What does not exist any more is not harmed either.
 

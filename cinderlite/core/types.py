@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 
 from sqlalchemy import exc, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.sql.base import ExecutableOption
 
 from cinderlite import errors
 from cinderlite.context import Context, World
@@ -37,10 +38,11 @@ def get(ctx: Context, type_id: str) -> models.VolumeType:
     return found
 
 
-def resolve(session: Session, name_or_id: str) -> models.VolumeType:
-    """The type of that id or name. Raises VolumeTypeNotFound."""
+def resolve(session: Session, name_or_id: str, *options: ExecutableOption) -> models.VolumeType:
+    """The type of that id or name, loaded with `options`. Raises VolumeTypeNotFound."""
     table = models.VolumeType
-    found = session.scalar(select(table).where(or_(table.id == name_or_id, table.name == name_or_id)))
+    query = select(table).where(or_(table.id == name_or_id, table.name == name_or_id)).options(*options)
+    found = session.scalars(query.execution_options(populate_existing=bool(options))).unique().first()
     if found is None:
         raise errors.VolumeTypeNotFound(name_or_id)
     return found
@@ -48,9 +50,8 @@ def resolve(session: Session, name_or_id: str) -> models.VolumeType:
 
 def for_new_volume(ctx: Context, session: Session, name_or_id: str | None) -> models.VolumeType:
     """The type of a volume about to be made, with its extra specs; the default one if none is named."""
-    found = resolve(session, name_or_id or ctx.settings.default_volume_type)
-    session.refresh(found, ["extra_spec_rows"])
-    return found
+    table = models.VolumeType
+    return resolve(session, name_or_id or ctx.settings.default_volume_type, joinedload(table.extra_spec_rows))
 
 
 def extra_specs(kind: models.VolumeType) -> dict[str, str]:

@@ -96,8 +96,8 @@ class Hypervisor(Protocol):
     def servers(self) -> Sequence[Server]:
         """Every VM there is, running or known to be shut off; one that is stuck does not hold the others up."""
 
-    def find(self, server_id: str) -> Guest:
-        """The VM of that UUID, running or not. Raises ServerNotFound."""
+    def find(self, server_id: str, *, fresh: bool = True) -> Guest:
+        """The VM of that UUID, running or not; its status is asked unless not `fresh`. Raises ServerNotFound."""
 
     def close(self) -> None:
         """Let go of every thread and connection."""

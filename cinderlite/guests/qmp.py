@@ -38,6 +38,8 @@ STATUS = {
     "suspended": "SUSPENDED", "shutdown": "SHUTOFF", "postmigrate": "SHUTOFF", "finish-migrate": "ACTIVE",
     "restore-vm": "PAUSED", "save-vm": "PAUSED", "watchdog": "PAUSED",
 }  # fmt: skip
+#: Statuses in which a disk can be plugged in.
+PLUGGABLE = frozenset({"ACTIVE", "PAUSED"})
 #: Seconds between two looks whether a device is gone whose event may have been lost.
 LOOK_AGAIN = 0.5
 #: Seconds that a node may still be in use after its device was seen to be gone.
@@ -51,6 +53,7 @@ ANONYMOUS: Question = ("qom-list", {"path": "/machine/peripheral-anon"})
 MACHINE_TYPE: Question = ("qom-get", {"path": "/machine", "property": "type"})
 BLOCK: Question = ("query-blockstats", {})
 PCI: Question = ("query-pci", {})
+STATE: Question = ("query-status", {})
 
 T = TypeVar("T")
 Observe = Callable[[str, float, bool], None]
@@ -122,13 +125,13 @@ class QmpHypervisor:
                 best[machine.id] = machine
         return [self._server(machine) for machine in best.values()]
 
-    def find(self, server_id: str) -> QmpGuest:
-        """The VM of that UUID, running or not. Raises ServerNotFound."""
+    def find(self, server_id: str, *, fresh: bool = True) -> QmpGuest:
+        """The VM of that UUID, running or not; its status is asked unless not `fresh`. Raises ServerNotFound."""
         machine = self._known(server_id)
         if machine is None or inventory.stamp(machine.path) != machine.stamp:
             self._run("find", server_id, self._scan(only_new=True))
             machine = self._known(server_id)
-        if machine is not None and time.monotonic() - machine.asked >= self._refresh:
+        if fresh and machine is not None and time.monotonic() - machine.asked >= self._refresh:
             self._run("find", server_id, self._ask(machine))
             machine = self._known(server_id)
         if machine is None:
@@ -230,7 +233,7 @@ class QmpHypervisor:
         machine.asked = time.monotonic()
         try:
             async with asyncio.timeout(self.connect_timeout), self._session(machine) as qmp:
-                who, called, how = await qmp.ask(("query-uuid", {}), ("query-name", {}), ("query-status", {}))
+                who, called, how = await qmp.ask(("query-uuid", {}), ("query-name", {}), STATE)
                 machine.id = inventory.identity(who["UUID"])
                 machine.name = str(called.get("name") or machine.path.stem)
                 machine.status, machine.hung = STATUS.get(how["status"], "ERROR"), False
@@ -307,7 +310,12 @@ class QmpGuest:
 
     async def _attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
         async with self._hypervisor._session(self._machine) as qmp:
-            there, unnamed, block, pci, machine = await qmp.ask_guest(PERIPHERALS, ANONYMOUS, BLOCK, PCI, MACHINE_TYPE)
+            there, unnamed, block, pci, machine, how = await qmp.ask_guest(
+                PERIPHERALS, ANONYMOUS, BLOCK, PCI, MACHINE_TYPE, STATE
+            )
+            status = STATUS.get(how["status"], "ERROR")
+            if status not in PLUGGABLE:
+                raise errors.GuestRefused(f"the server is {how['status']}, and takes no disk in that state")
             if disk.volume_id in disks.volumes(there):
                 letters = await self._letters(qmp, disk)
             else:
@@ -348,28 +356,26 @@ class QmpGuest:
                 with contextlib.suppress(Refused):
                     await qmp.do(name, arguments)
             raise
-        if place.address is not None:
-            await self._verify(qmp, disk)
         return place
 
     @staticmethod
     async def _device(qmp: Monitor, disk: RbdDisk, places: Sequence[Place]) -> Place:
         for place in places:
             command = disks.plug(disk, place)
-            try:
-                await qmp.do(command.name, command.arguments)
-            except Refused as error:
-                if not error.says_elsewhere:
-                    raise
-            else:
-                return place
+            where = "qom-get", {"path": _path(disk.volume_id), "property": "addr"}
+            # The question is answered right after the command: a busy QEMU wakes up once for both.
+            both = qmp.do(command.name, command.arguments), qmp.do(*where)
+            answers: list[Any] = await asyncio.gather(*both, return_exceptions=True)
+            done, address = answers
+            if isinstance(done, Refused) and done.says_elsewhere:
+                continue
+            if isinstance(done, BaseException):
+                raise done
+            # Only what sits in slot 0 of a port is seen by the guest, and can ever be unplugged.
+            if place.address is not None and address != 0:
+                raise errors.GuestTimeout(qmp.server_id, "the disk is not where the guest can see it")
+            return place
         raise disks.no_free_place()
-
-    async def _verify(self, qmp: Monitor, disk: RbdDisk) -> None:
-        """Only what sits in slot 0 of a port is seen by the guest, and can ever be unplugged."""
-        address = await qmp.do("qom-get", {"path": _path(disk.volume_id), "property": "addr"})
-        if address != 0:
-            raise errors.GuestTimeout(self._machine.id, "the disk is not where the guest can see it")
 
     async def _detach(self, volume_id: str, wait: float) -> None:
         device = disks.device_id(volume_id)

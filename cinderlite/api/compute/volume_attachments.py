@@ -85,7 +85,7 @@ PATH = "/servers/<server_id>/os-volume_attachments"
 _POLICY = "os_compute_api:os-volumes-attachments:"
 
 
-@bp.get(PATH, returns=(200, Attachment), policy=_POLICY + "index", on={"server_id": servers.get})
+@bp.get(PATH, returns=(200, Attachment), policy=_POLICY + "index", on={"server_id": servers.owned})
 def index(ctx: Context, server: Server, query: Mapping[str, str]) -> list[models.Attachment]:
     """List the volumes of a server, oldest first; takes limit and offset."""
     rows = attachments.of_server(ctx, server)
@@ -95,13 +95,13 @@ def index(ctx: Context, server: Server, query: Mapping[str, str]) -> list[models
     return rows[start : start + most]
 
 
-@bp.get(PATH + "/<volume_id>", returns=(200, Attachment), policy=_POLICY + "show", on={"server_id": servers.get})
+@bp.get(PATH + "/<volume_id>", returns=(200, Attachment), policy=_POLICY + "show", on={"server_id": servers.owned})
 def show(ctx: Context, server: Server, volume_id: str) -> models.Attachment:
     """Show a volume of a server; 404 if it is not attached to it."""
     return attachments.on_server(ctx, server, volume_id)
 
 
-@bp.post(PATH, body=Attach, returns=(200, Attached), policy=_POLICY + "create", on={"server_id": servers.get})
+@bp.post(PATH, body=Attach, returns=(200, Attached), policy=_POLICY + "create", on={"server_id": servers.owned})
 def create(ctx: Context, server: Server, body: dict[str, Any]) -> models.Attachment:
     """Attach a volume to a running server.
 
@@ -118,7 +118,7 @@ def create(ctx: Context, server: Server, body: dict[str, Any]) -> models.Attachm
     )
 
 
-@bp.delete(PATH + "/<volume_id>", returns=(202, None), policy=_POLICY + "delete", on={"server_id": servers.get})
+@bp.delete(PATH + "/<volume_id>", returns=(202, None), policy=_POLICY + "delete", on={"server_id": servers.owned})
 def delete(ctx: Context, server: Server, volume_id: str) -> None:
     """Detach a volume from a server.
 
