@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+import cinder_api
 import generate
 from cinderlite import config
 from cinderlite.api import compute, policy, volume
@@ -46,6 +47,19 @@ def test_generated_files_are_up_to_date() -> None:
     files = {generate.CONFIG: generate.config_sample(), generate.POLICY: generate.policy_sample(), **generate.pages()}
     for path, text in files.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: see tox.ini"
+
+
+def test_each_operation_is_as_cinder_has_it() -> None:
+    """Same method and path, since when, and status; what differs on purpose stands in tools/cinder_api.py."""
+    theirs = {endpoint.key: endpoint for endpoint in cinder_api.endpoints()}
+    for operation in generate.operations(volume):
+        key = operation.method, cinder_api.normal(operation.rule), operation.action
+        assert key in theirs, f"Cinder has no {key}"
+        endpoint = theirs[key]
+        since = str(operation.window.since or volume.SERVICE.minimum)
+        if endpoint.name not in cinder_api.DIFFERS:
+            assert (since, operation.status) == (endpoint.since, endpoint.status), operation.name
+    assert cinder_api.DIFFERS.keys() <= {endpoint.name for endpoint in theirs.values()}
 
 
 def test_each_option_says_what_it_is_for() -> None:

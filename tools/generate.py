@@ -12,6 +12,7 @@ import sys
 import textwrap
 from typing import Any
 
+import cinder_api
 from cinderlite import app, config
 from cinderlite.api import compute, policy, rest, volume
 
@@ -20,6 +21,8 @@ CONFIG = ROOT / "etc" / "cinderlite" / "cinderlite.conf.sample"
 POLICY = ROOT / "etc" / "cinderlite" / "policy.yaml.sample"
 PAGES = ROOT / "api-ref" / "source"
 SAMPLES = ROOT / "api-ref" / "samples"
+COMPATIBILITY = ROOT / "doc" / "compatibility.md"
+_BEGIN, _END = "<!-- written by tools/generate.py api-ref: -->", "<!-- until here -->"
 SERVICES = (volume, compute)
 
 
@@ -98,9 +101,34 @@ def page(service: Any, blueprint: rest.Blueprint) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def compatibility() -> str:
+    """The page on compatibility: what is written by hand, with the table of operations as it is now."""
+    before, rest = COMPATIBILITY.read_text(encoding="utf-8").split(_BEGIN)
+    after = rest.split(_END)[1]
+    return before + _BEGIN + "\n" + _table() + _END + after
+
+
+def _table() -> str:
+    """Cinder's operations, and the compute ones, with what cinderlite makes of each."""
+    known = {(one.method, cinder_api.normal(one.rule), one.action): one for one in operations(volume)}
+    lines = ["| operation | since | answers | policy | |", "|---|---|---|---|---|"]
+    for endpoint in cinder_api.endpoints():
+        one = known.get(endpoint.key)
+        note = cinder_api.DIFFERS.get(endpoint.name, "" if one else "not yet")
+        policy = f"`{one.policy}`" if one and one.policy else ""
+        name = endpoint.name.replace(" ", " `", 1) + "`"
+        lines.append(f"| {name} | {endpoint.since} | {endpoint.status if one else '–'} | {policy} | {note} |")
+    lines += ["", "Of compute, under `/v2.1`, what clients need around volumes:", ""]
+    lines += ["| operation | since | answers | policy |", "|---|---|---|---|"]
+    for one in operations(compute):
+        since = one.window.since or compute.SERVICE.minimum
+        lines.append(f"| {one.method} `{one.rule}` | {since} | {one.status} | `{one.policy or '–'}` |")
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> dict[pathlib.Path, str]:
-    """Every page of the reference."""
-    return {
+    """Every page of the reference, and the table of operations that the page on compatibility has."""
+    return {COMPATIBILITY: compatibility()} | {
         PAGES / service.SERVICE.name / f"{blueprint.name}.md": page(service, blueprint)
         for service in SERVICES
         for blueprint in app.blueprints(service)

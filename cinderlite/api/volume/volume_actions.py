@@ -154,6 +154,7 @@ class MigrateCompletion(ActionBody):
     RULE,
     "os-migrate_volume_completion",
     body=MigrateCompletion,
+    returns=(200, None),
     policy="volume_extension:volume_admin_actions:migrate_volume_completion",
     on=volumes.get,
 )
