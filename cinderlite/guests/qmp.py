@@ -365,7 +365,7 @@ class QmpGuest:
             where = "qom-get", {"path": _path(disk.volume_id), "property": "addr"}
             # The question is answered right after the command: a busy QEMU wakes up once for both.
             both = qmp.do(command.name, command.arguments), qmp.do(*where)
-            answers: list[Any] = await asyncio.gather(*both, return_exceptions=True)
+            answers: Sequence[Any] = await asyncio.gather(*both, return_exceptions=True)
             done, address = answers
             if isinstance(done, Refused) and done.says_elsewhere:
                 continue
