@@ -15,6 +15,7 @@ import datetime
 import functools
 import http.client
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -309,11 +310,26 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def page(found: dict[str, Any], rounds: int) -> str:
+    """The report as a page of the documentation."""
+    cores = os.cpu_count()
+    return f"""# What cinderlite costs over the bare calls
+
+Written by `tools/bench --page doc/performance.md`; do not edit. Medians of {rounds} rounds, in which a bare call (librbd, QMP) and
+the same thing through the API take turns, on {cores} cores with a one-node Ceph and an emulated guest beside it: the ratios are what
+counts. A create is one request, after which the first GET shows `available`; an attach ends when the guest's kernel shows the
+disk, a detach when the disk is released.
+
+{table(found)}
+"""
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="how often each thing is done (30)")
     parser.add_argument("--json", type=pathlib.Path, help="write the figures there too")
+    parser.add_argument("--page", type=pathlib.Path, help="write them there as a page of the documentation")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as name:
         directory = pathlib.Path(name)
@@ -337,6 +353,8 @@ def main() -> int:
     found = report(bench)
     print(table(found))
     text = json.dumps(found, indent=2)
+    if arguments.page:
+        arguments.page.write_text(page(found, arguments.rounds), encoding="utf-8")
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")
     else:
