@@ -138,19 +138,33 @@ class Ceph:
         The watch of a client that was killed lapses after 30 s; until then its image cannot be removed.
         """
 
+        refused: list[str] = []
+
+        def attempt(*arguments: str) -> bool:
+            try:
+                self.rbd(*arguments)
+            except LabError as error:
+                refused.append(str(error))
+                return False
+            return True
+
         def emptied() -> bool:
+            refused.clear()
             # Clones go first, their parents in a later round; and nothing with snapshots goes from the trash.
+            # What a killed service had begun to remove cannot be restored, only removed.
             for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]"):
-                with contextlib.suppress(LabError):
-                    self.rbd("trash", "restore", "--image", f"was-{entry['id']}", f"{self.pool}/{entry['id']}")
+                image = f"{self.pool}/{entry['id']}"
+                if not attempt("trash", "restore", "--image", f"was-{entry['id']}", image):
+                    attempt("trash", "rm", "--no-progress", image)
             for name in self.images():
-                with contextlib.suppress(LabError):
-                    self.rbd("snap", "purge", "--no-progress", f"{self.pool}/{name}")
-                with contextlib.suppress(LabError):
-                    self.rbd("rm", "--no-progress", f"{self.pool}/{name}")
+                attempt("snap", "purge", "--no-progress", f"{self.pool}/{name}")
+                attempt("rm", "--no-progress", f"{self.pool}/{name}")
             return not self.images() and not self.trash()
 
-        wait(emptied, timeout=60, what="the pool to be empty")
+        try:
+            wait(emptied, timeout=60, what="the pool to be empty")
+        except LabError as error:
+            raise LabError(f"{error}: {'; '.join(refused)}") from error
 
     def watchers(self, image: str) -> list[str]:
         """Addresses of the clients that have an image open."""
