@@ -315,10 +315,10 @@ def page(found: dict[str, Any], rounds: int) -> str:
     cores = os.cpu_count()
     return f"""# What cinderlite costs over the bare calls
 
-Written by `tools/bench --page doc/performance.md`; do not edit. Medians of {rounds} rounds, in which a bare call (librbd, QMP) and
-the same thing through the API take turns, on {cores} cores with a one-node Ceph and an emulated guest beside it: the ratios are what
-counts. A create is one request, after which the first GET shows `available`; an attach ends when the guest's kernel shows the
-disk, a detach when the disk is released.
+Written by `tools/bench --page doc/performance.md`; do not edit. Medians of {rounds} rounds, in which a bare call
+(librbd, QMP) and the same thing through the API take turns, on {cores} cores with a one-node Ceph and an emulated guest
+beside it: the ratios are what counts. A create is one request, after which the first GET shows `available`; an attach
+ends when the guest's kernel shows the disk, a detach when the disk is released.
 
 {table(found)}
 """
