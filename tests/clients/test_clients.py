@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -127,7 +126,6 @@ def test_openstacksdk(cloud: Cloud) -> None:
 @pytest.mark.parametrize("cloud", ["http_basic"], indirect=True)
 def test_what_csi_and_terraform_poll_is_final_at_the_first_look(cloud: Cloud) -> None:
     service, server = cloud.service, cloud.guest.uuid
-    began = time.monotonic()
     named = service.call("GET", "/v3/volumes/detail?name=pvc-1", version="3.34")
     assert named.body["volumes"] == []
     volume = service.create(name="pvc-1", metadata={"cinder.csi.openstack.org/cluster": "kubernetes"})
@@ -147,4 +145,3 @@ def test_what_csi_and_terraform_poll_is_final_at_the_first_look(cloud: Cloud) ->
     assert service.volume(volume)["attachments"] == []
     assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
     assert service.call("GET", f"/v3/volumes/{volume}").status == 404
-    assert time.monotonic() - began < 60
