@@ -7,6 +7,7 @@ sample and the enforcement cannot differ. An operator's `policy.yaml` overrides 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,11 @@ from oslo_policy import policy
 
 from cinderlite.api.rules import RULES
 from cinderlite.context import Context
+
+
+#: Seconds for which a decision is kept. A request asks for several, the same caller asks again, and for each oslo.policy
+#: looks at the operator's files. A change of those is seen this much later.
+_KEPT = 1.0
 
 
 def list_rules() -> list[policy.RuleDefault]:
@@ -39,6 +45,7 @@ class Policy:
         self._enforcer.suppress_default_change_warnings = True
         self._enforcer.register_defaults(RULES)
         self._enforcer.load_rules()
+        self._decisions: tuple[float, dict[Any, bool]] = (0.0, {})
 
     def refuse_unknown(self, names: Iterable[str]) -> None:
         """Raise ValueError if an operation or field names a rule that has no default here."""
@@ -46,21 +53,35 @@ class Policy:
         if missing:
             raise ValueError(f"no default for the policy rules {missing}")
 
-    def is_admin(self, roles: Iterable[str]) -> bool:
+    def is_admin(self, roles: frozenset[str]) -> bool:
         """Whether somebody with these roles is an administrator."""
-        return bool(self._enforcer.enforce("context_is_admin", {}, {"roles": list(roles)}))
+        return self._decide("context_is_admin", (), (("roles", roles),))
 
     def allows(self, ctx: Context, rule: str, target: Any) -> bool:
         """Whether the caller may do `rule` to `target`, any object with project_id and user_id."""
-        credentials = {
-            "user_id": ctx.user_id,
-            "project_id": ctx.project_id,
-            "roles": list(ctx.roles),
-            "service_roles": list(ctx.service_roles),
-            "is_admin": ctx.is_admin,
-        }
-        owner = {
-            "project_id": getattr(target, "project_id", ctx.project_id),
-            "user_id": getattr(target, "user_id", ctx.user_id),
-        }
-        return bool(self._enforcer.enforce(rule, owner, credentials))
+        return self._decide(
+            rule,
+            (
+                ("project_id", getattr(target, "project_id", ctx.project_id)),
+                ("user_id", getattr(target, "user_id", ctx.user_id)),
+            ),
+            (
+                ("user_id", ctx.user_id),
+                ("project_id", ctx.project_id),
+                ("roles", ctx.roles),
+                ("service_roles", ctx.service_roles),
+                ("is_admin", ctx.is_admin),
+            ),
+        )
+
+    def _decide(self, *asked: Any) -> bool:
+        until, kept = self._decisions
+        if time.monotonic() > until:
+            kept = {}
+            self._decisions = time.monotonic() + _KEPT, kept
+        decision = kept.get(asked)
+        if decision is None:
+            rule, target, caller = asked
+            credentials = {key: list(value) if isinstance(value, frozenset) else value for key, value in caller}
+            decision = kept[asked] = bool(self._enforcer.enforce(rule, dict(target), credentials))
+        return decision
