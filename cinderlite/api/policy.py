@@ -17,8 +17,8 @@ from oslo_policy import policy
 from cinderlite.api.rules import RULES
 from cinderlite.context import Context
 
-#: Seconds for which a decision is kept. A request asks for several, the same caller asks again, and for each oslo.policy
-#: looks at the operator's files. A change of those is seen this much later.
+#: Seconds for which a decision is kept. A request asks for several, the same caller asks again, and each time
+#: oslo.policy looks at the operator's files. A change of those is seen this much later.
 _KEPT = 1.0
 
 
