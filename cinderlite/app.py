@@ -91,6 +91,8 @@ def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
         cluster=cluster,
         reserved_percentage=section.reserved_percentage,
         max_over_subscription_ratio=section.max_over_subscription_ratio,
+        cluster_name=section.rbd_cluster_name,
+        secret_uuid=section.rbd_secret_uuid,
     )
 
 
@@ -129,13 +131,14 @@ class Edge:
         self.policy = Policy(conf)
         self._public = conf.public_endpoint.rstrip("/") if conf.public_endpoint else None
         self._strategy = _strategy(conf)
+        self._of_services = frozenset(role.lower() for role in conf.keystone_authtoken.service_token_roles)
 
     def context(self, environ: Mapping[str, Any], request_id: str) -> Context:
         """Who asks. Raises Unauthorized."""
         who = self._strategy(environ)
         return Context(
             self.world, who.user_id, who.project_id, who.roles, request_id, who.service_roles,
-            self.policy.is_admin(who.roles),
+            self.policy.is_admin(who.roles), bool(self._of_services & (who.roles | who.service_roles)),
         )  # fmt: skip
 
     def base_url(self, request: flask.Request) -> str:

@@ -47,6 +47,9 @@ class Backend:
     cluster: Cluster
     reserved_percentage: int
     max_over_subscription_ratio: float
+    cluster_name: str
+    #: The libvirt secret that holds the key; None for the cluster's fsid.
+    secret_uuid: str | None
 
     @property
     def pool(self) -> str:
@@ -91,6 +94,8 @@ class Context:
     #: The service's own roles, from the X-Service-Token of a service that calls on a user's behalf.
     service_roles: frozenset[str] = frozenset()
     is_admin: bool = False
+    #: Whether another service asks, such as a Nova, for itself or with its token beside the user's.
+    is_service: bool = False
 
     @property
     def settings(self) -> Settings:

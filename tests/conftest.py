@@ -160,13 +160,15 @@ class Client:
 
 
 class _Identities:
-    """A strategy for tests: headers X-Test-User, -Project, -Roles say who asks."""
+    """A strategy for tests: headers X-Test-User, -Project, -Roles, -Service-Roles say who asks."""
 
     def __call__(self, environ: dict[str, Any]) -> Any:
         from cinderlite.api.auth import Identity
 
         roles = frozenset(environ.get("HTTP_X_TEST_ROLES", "member,reader").split(","))
-        return Identity(environ.get("HTTP_X_TEST_USER", "alice"), environ.get("HTTP_X_TEST_PROJECT", PROJECT), roles)
+        services = frozenset(environ.get("HTTP_X_TEST_SERVICE_ROLES", "").split(",")) - {""}
+        user, project = environ.get("HTTP_X_TEST_USER", "alice"), environ.get("HTTP_X_TEST_PROJECT", PROJECT)
+        return Identity(user, project, roles, services)
 
 
 def _client(app: flask.Flask, project: str, roles: str, user: str) -> Client:
@@ -196,6 +198,12 @@ def stranger(application: flask.Flask) -> Client:
 def admin(application: flask.Flask) -> Client:
     """An administrator, of the first project."""
     return _client(application, PROJECT, "admin,member,reader", "root")
+
+
+@pytest.fixture
+def nova(client: Client) -> Client:
+    """A compute service that calls on the member's behalf, with its own token beside the member's."""
+    return client.with_headers(X_Test_Service_Roles="service")
 
 
 @pytest.fixture

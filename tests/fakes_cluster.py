@@ -44,6 +44,8 @@ class FakeCluster(Cluster):
         self.data: dict[str, str] = {}
         #: the pools of the same cluster beside this one
         self.others: dict[str, FakeCluster] = {}
+        #: ids of images without an exclusive lock
+        self.shared: set[str] = set()
         #: id → former name, oldest first
         self.bin: dict[str, str] = {}
         self.monitor_map = [("127.0.0.1", 6789)]
@@ -124,6 +126,9 @@ class FakeCluster(Cluster):
             self.stored[name] = found.id, max(found.size_bytes, size_bytes)
 
         self._do(name, step)
+
+    def share(self, name: str) -> None:
+        self._do(name, lambda: self.shared.add(self._look(name).id))
 
     def rename(self, name: str, new: str) -> None:
         def step() -> None:

@@ -225,6 +225,7 @@ def _perform(
         service.prefix,
         flask.g.project,
         lambda rule: policy.allows(ctx, rule, target),
+        ctx.is_service,
     )
     token = VIEW.set(view)
     try:

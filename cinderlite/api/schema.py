@@ -35,6 +35,8 @@ class View:
     project: str
     #: Whether the caller may see what is marked with a policy rule.
     allows: Callable[[str], bool]
+    #: Whether another service asks.
+    to_service: bool = False
 
 
 VIEW: contextvars.ContextVar[View] = contextvars.ContextVar("view")

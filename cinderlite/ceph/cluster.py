@@ -363,6 +363,10 @@ class Cluster:
         """Make an image that big, unless it is already. Raises ImageNotFound."""
         self._call("grow", lambda c: images.grow(c.ioctx, name, size_bytes), name)
 
+    def share(self, name: str) -> None:
+        """Make an image fit for several writers at a time; it then has no exclusive lock and no object map."""
+        self._call("share", lambda c: images.share(c.ioctx, name), name)
+
     def rename(self, name: str, new: str) -> None:
         """Give an image another name; done too if it has it already. Raises ImageNotFound, ImageExists."""
         self._call("rename", lambda c: images.rename(c.ioctx, name, new), name)

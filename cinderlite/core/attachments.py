@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attachments: one row for a volume on a server, whichever API it is seen through.
 
-The volume's status is the lock (available → attaching → in-use → detaching → available); the attachment row carries
-the intent. QEMU is the truth about the disk: a row says `attached` only after the device was there.
+The attachment row carries the intent, and the volume's status follows from its rows (`holders`). QEMU is the truth
+about the disk: a row says `attached` only after the device was there. Rows that are not `managed` belong to somebody
+else, who plugs the disk in (`external`): nothing here works on them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import messages, servers, states
-from cinderlite.core.states import GONE, Move
+from cinderlite.core import holders, messages, servers, states, volumes
+from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 from cinderlite.guests import Guest, RbdDisk, Server
 
@@ -25,7 +26,7 @@ LIFECYCLE = states.Machine(
     models.Attachment,
     #    verb       from                     through      then        on failure  unknown end
     Move("attach",  frozenset({"new"}),      "attaching", "attached", GONE,       doubt="undo"),
-    Move("detach",  frozenset({"attached"}), "detaching", GONE,       "attached"),
+    Move("detach",  frozenset({"attached", "error_attaching"}), "detaching", GONE, RETURN),
     Move("undo",    frozenset({"attaching"}), "attaching", GONE,      "error_attaching"),
     Move("restore", frozenset({"attached"}), "attached",  "attached", "attached"),
 )  # fmt: skip
@@ -51,16 +52,17 @@ def get(ctx: Context, attachment_id: str) -> models.Attachment:
 
 
 def of_server(ctx: Context, server: Server) -> list[models.Attachment]:
-    """A server's attachments, oldest first."""
-    with ctx.world.db.read() as session:
-        return list(session.scalars(visible(ctx, all_projects=True).where(models.Attachment.server_id == server.id)))
+    """What this service plugged into a server, oldest first."""
+    return of_servers(ctx, [server.id]).get(server.id, [])
 
 
 def of_servers(ctx: Context, server_ids: Sequence[str]) -> dict[str, list[models.Attachment]]:
     """The attachments of several servers by server id."""
     found: dict[str, list[models.Attachment]] = {}
     with ctx.world.db.read() as session:
-        query = visible(ctx, all_projects=True).where(models.Attachment.server_id.in_(server_ids))
+        query = visible(ctx, all_projects=True).where(
+            models.Attachment.server_id.in_(server_ids), models.Attachment.managed
+        )
         for row in session.scalars(query):
             found.setdefault(row.server_id or "", []).append(row)
     return found
@@ -98,7 +100,6 @@ def attach(
         volume_id=volume_id,
         server_id=server.id,
         host=server.host,
-        mode="rw",
         tag=tag,
         delete_on_termination=delete_on_termination,
     )
@@ -106,7 +107,9 @@ def attach(
     with ctx.world.db.write() as session:
         volume = _take_volume(ctx, session, server, volume_id)
         attachment.project_id = volume.project_id
+        attachment.mode = "ro" if volume.readonly else "rw"
         session.add(attachment)
+        holders.follow(session, volume_id)
     outcome = LIFECYCLE.run(ctx.world, attachment.id, owner)
     if outcome.error is not None:
         raise outcome.error
@@ -114,29 +117,21 @@ def attach(
 
 
 def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str) -> models.Volume:
-    """Move the volume from available to attaching. Raises VolumeNotFound, InvalidVolume, Forbidden."""
-    table = models.Volume
-    taken = session.execute(
-        update(table)
-        .where(table.id == volume_id, table.deleted.is_(False), table.status == "available", table.busy == 0)
-        .where(*([] if ctx.is_admin else [table.project_id == ctx.project_id]))
-        .values(status="attaching", updated_at=models.utcnow())
-        .execution_options(synchronize_session=False)
-    )
-    volume = session.get(table, volume_id)
-    if volume is None or volume.deleted or not (ctx.is_admin or volume.project_id == ctx.project_id):
+    """The volume, locked and free for that server. Raises VolumeNotFound, InvalidVolume, TooManyAttachments."""
+    volume = volumes.lock(session, volume_id)
+    if not ctx.is_admin and not volume.project_id == ctx.project_id == server.project_id:
         raise errors.VolumeNotFound(volume_id)
-    if volume.project_id != server.project_id and not ctx.is_admin:
-        raise errors.VolumeNotFound(volume_id)
-    if taken.rowcount == 1:  # type: ignore[attr-defined]
-        _refuse_full_server(ctx, session, server)
-        return volume
     here = select(models.Attachment.id).where(
         models.Attachment.volume_id == volume_id, models.Attachment.server_id == server.id
     )
     if session.execute(here).first():
         raise errors.InvalidVolume(f"volume {volume_id} already attached")
-    raise errors.InvalidVolume(f"volume {volume_id} status must be 'available'. Currently in '{volume.status}'")
+    sources = ("available", "in-use") if volume.multiattach else ("available",)
+    if volume.busy or volume.status not in sources:
+        wanted = " or ".join(repr(one) for one in sources)
+        raise errors.InvalidVolume(f"volume {volume_id} status must be {wanted}. Currently in '{volume.status}'")
+    _refuse_full_server(ctx, session, server)
+    return volume
 
 
 def _refuse_full_server(ctx: Context, session: Session, server: Server) -> None:
@@ -144,7 +139,9 @@ def _refuse_full_server(ctx: Context, session: Session, server: Server) -> None:
     if most < 0:
         return
     held = session.scalar(
-        select(func.count()).select_from(models.Attachment).where(models.Attachment.server_id == server.id)
+        select(func.count())
+        .select_from(models.Attachment)
+        .where(models.Attachment.server_id == server.id, models.Attachment.managed)
     )
     if held is not None and held >= most:
         raise errors.TooManyAttachments(most)
@@ -161,15 +158,17 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
         volume = session.get_one(models.Volume, attachment.volume_id)
         others = session.scalars(
             select(models.Attachment.device).where(
-                models.Attachment.server_id == attachment.server_id, models.Attachment.id != attachment.id
+                models.Attachment.server_id == attachment.server_id,
+                models.Attachment.id != attachment.id,
+                models.Attachment.managed,
             )
         )
         taken = {name for name in others if name is not None}
-    strangers = _strangers(world, guest, volume)
-    if strangers:
-        # librbd itself would let two writers take turns on one image, and their file systems would not survive it.
-        raise errors.InvalidVolume(f"volume {volume.id} is still open elsewhere: {', '.join(strangers)}")
     cluster = world.cluster(volume.host)
+    if volume.multiattach:
+        cluster.share(volume.image)
+    if not _is_shared(world, attachment):
+        _refuse_strangers(world, guest, volume)
     device = guest.attach(
         RbdDisk(
             volume_id=volume.id,
@@ -179,20 +178,34 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
             user=cluster.user,
             key=cluster.key(),
             read_only=attachment.mode == "ro",
+            shared=volume.multiattach,
         ),
         taken,
     )
     return {"device": device, "attached_at": attachment.attached_at or models.utcnow(), "guest_missed_at": None}
 
 
-def _strangers(world: World, guest: Guest, volume: models.Volume) -> Sequence[str]:
-    """Clients, not this guest, that have the volume's image open."""
-    watchers = world.cluster(volume.host).info(volume.image).watchers
-    if not watchers or volume.id in guest.disks():
-        return ()
+def _is_shared(world: World, attachment: models.Attachment) -> bool:
+    """Whether others may hold the volume too, so that a client that has its image open can be theirs."""
+    table = models.Attachment
+    with world.db.read() as session:
+        others = select(table.id).where(table.volume_id == attachment.volume_id, table.id != attachment.id)
+        return session.execute(others).first() is not None
+
+
+def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None:
+    """Raise InvalidVolume if a client, not this guest, has the volume's image open.
+
+    librbd itself would let two writers take turns on one image, and their file systems would not survive it.
+    """
+    cluster = world.cluster(volume.host)
+    if not cluster.info(volume.image).watchers or volume.id in guest.disks():
+        return
     # An attach that was interrupted can have left this guest's own node open: close it, then look again.
     guest.detach(volume.id, 0)
-    return world.cluster(volume.host).info(volume.image).watchers
+    watchers = cluster.info(volume.image).watchers
+    if watchers:
+        raise errors.InvalidVolume(f"volume {volume.id} is still open elsewhere: {', '.join(watchers)}")
 
 
 @LIFECYCLE.step("restore")
@@ -211,13 +224,12 @@ def detach(ctx: Context, attachment: models.Attachment) -> None:
     """
     with ctx.world.db.write() as session:
         owner = LIFECYCLE.begin(session, attachment.id, "detach", ctx.settings.lease, ctx.request_id)
-        if owner is not None:
-            _set_volume(session, attachment.volume_id, "detaching")
-    if owner is None:
-        raise errors.InvalidVolume(
-            f"Unable to detach volume {attachment.volume_id}. Volume status must be 'in-use' and attach_status must "
-            f"be 'attached' to detach."
-        )
+        if owner is None or volumes.lock(session, attachment.volume_id).busy:
+            raise errors.InvalidVolume(
+                f"Unable to detach volume {attachment.volume_id}. Volume status must be 'in-use' and attach_status "
+                f"must be 'attached' to detach."
+            )
+        holders.follow(session, attachment.volume_id)
     outcome = LIFECYCLE.run(ctx.world, attachment.id, owner)
     if outcome.word == "postponed" and outcome.error is not None:
         with ctx.world.db.write() as session:
@@ -244,6 +256,8 @@ def _find(world: World, attachment: models.Attachment) -> Guest:
 
 def _refuse_watched(world: World, attachment: models.Attachment) -> None:
     """The guest's process is gone; its volume is free once Ceph has seen that too (30 s after a kill)."""
+    if _is_shared(world, attachment):
+        return
     with world.db.read() as session:
         volume = session.get_one(models.Volume, attachment.volume_id)
     try:
@@ -258,23 +272,10 @@ def _refuse_watched(world: World, attachment: models.Attachment) -> None:
 def _settled(
     session: Session, attachment: models.Attachment, intent: Mapping[str, Any], error: errors.CinderliteError | None
 ) -> None:
-    verb, request_id = intent["verb"], intent["request_id"]
-    if verb in ("detach", "undo"):
-        free = error is None
-        _set_volume(session, attachment.volume_id, "available" if free else "in-use")
-    elif verb == "attach":
-        _set_volume(session, attachment.volume_id, "available" if error else "in-use")
+    if intent["verb"] != "restore":
+        holders.follow(session, attachment.volume_id)
     if error is not None:
-        messages.leave(session, attachment, verb, error.message, request_id=request_id)
-
-
-def _set_volume(session: Session, volume_id: str, status: str) -> None:
-    session.execute(
-        update(models.Volume)
-        .where(models.Volume.id == volume_id)
-        .values(status=status, updated_at=models.utcnow())
-        .execution_options(synchronize_session=False)
-    )
+        messages.leave(session, attachment, intent["verb"], error.message, request_id=intent["request_id"])
 
 
 # -- making guests and rows agree
@@ -335,7 +336,7 @@ def _begin(world: World, row: models.Attachment, verb: str) -> bool:
         if owner is None:
             return False
         if verb == "detach":
-            _set_volume(session, row.volume_id, "detaching")
+            holders.follow(session, row.volume_id)
             reason = f"server {row.server_id} is not running any more; the volume is released"
             messages.leave(session, row, "detach", reason)
     LIFECYCLE.run(world, row.id, owner)

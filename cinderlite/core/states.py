@@ -213,7 +213,8 @@ class Machine:
         move = self.moves[verb]
         followed_by = changes.pop("followed_by", None)
         with world.db.write() as session:
-            current = session.get(self.model, row.id)
+            # Held: who gives the volume back meanwhile writes previous_status, which must not be read too early.
+            current = session.get(self.model, row.id, with_for_update=True)
             if current is None or current.lease_owner != owner:
                 return Outcome("done")  # Somebody else took the work over and settled it.
             status = move.then if error is None else move.failure

@@ -141,6 +141,7 @@ def create(
             availability_zone=plan.zone,
             host=plan.backend.pool,
             volume_type=plan.kind,
+            multiattach=types.is_multiattach(plan.kind),
             bootable=origin.bootable,
             encryption_key_id=origin.encryption_key_id,
             metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],

@@ -55,6 +55,8 @@ class RbdDisk:
     user: str | None
     key: str | None = dataclasses.field(repr=False)
     read_only: bool = False
+    #: Whether other guests may hold it at the same time.
+    shared: bool = False
 
 
 class Guest(Protocol):

@@ -183,6 +183,8 @@ def _device(disk: RbdDisk, place: Place) -> dict[str, Any]:
         "serial": disk.volume_id,
         "write-cache": "on",
     }
+    if disk.shared:
+        device["share-rw"] = True
     if place.address is not None:
         device["addr"] = place.address
     return device

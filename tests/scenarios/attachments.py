@@ -11,6 +11,10 @@ OPERATIONS = [
     "volume/attachments.index",
     "volume/attachments.detail",
     "volume/attachments.show",
+    "volume/attachments.create",
+    "volume/attachments.update",
+    "volume/attachments.complete",
+    "volume/attachments.delete",
     "compute/volume_attachments.index",
     "compute/volume_attachments.show",
     "compute/volume_attachments.create",
@@ -19,6 +23,14 @@ OPERATIONS = [
 
 
 def play(call: Call, world: World) -> None:
+    other = call("POST", "/v3/volumes", {"volume": {"size": 10, "name": "logs"}})["volume"]["id"]
+    instance = "5f0c2b34-0000-4000-8000-0000000000aa"
+    body = {"attachment": {"volume_uuid": other, "instance_uuid": instance, "mode": "rw"}}
+    made = call("POST", "/v3/attachments", body)["attachment"]["id"]
+    connector = {"host": "compute1", "ip": "192.0.2.7", "multipath": False, "mountpoint": "/dev/vdb"}
+    call("PUT", f"/v3/attachments/{made}", {"attachment": {"connector": connector}})
+    call("POST", f"/v3/attachments/{made}/action", {"os-complete": None})
+    call("DELETE", f"/v3/attachments/{made}")
     server = world.guests.add_server("vm1", PROJECT)  # type: ignore[attr-defined]
     volume = call("POST", "/v3/volumes", {"volume": {"size": 10, "name": "data"}})["volume"]["id"]
     held = f"/v2.1/servers/{server.id}/os-volume_attachments"

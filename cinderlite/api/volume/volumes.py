@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from marshmallow import fields
-from sqlalchemy import ColumnElement, and_, exists, func, true
+from sqlalchemy import ColumnElement, and_, exists, false, func, true
 
 from cinderlite import errors
 from cinderlite.api import paging
@@ -51,7 +51,19 @@ MIGRATION = "volume_extension:volume_mig_status_attribute"
 
 
 def _metadata(volume: models.Volume) -> dict[str, str]:
-    return {row.key: row.value for row in volume.metadata_rows}
+    """The user's keys, and those by which Cinder shows that only reading is allowed and how os-attach attached it."""
+    shown = {row.key: row.value for row in volume.metadata_rows}
+    if volume.readonly is not None:
+        shown["readonly"] = str(volume.readonly)
+    modes = [one.mode for one in volume.attachments if _by_action(one) and one.mode is not None]
+    if modes:
+        shown["attached_mode"] = modes[-1]
+    return shown
+
+
+def _by_action(attachment: models.Attachment) -> bool:
+    """Whether it was os-attach that made it: nobody told how the image is opened."""
+    return attachment.status == "attached" and not attachment.managed and attachment.connector is None
 
 
 def _attachments(volume: models.Volume) -> list[dict[str, Any]]:
@@ -59,7 +71,7 @@ def _attachments(volume: models.Volume) -> list[dict[str, Any]]:
     held = [one for one in volume.attachments if one.status == "attached"]
     if not held:
         return []
-    hosts = VIEW.get().allows(HOST)
+    hosts = VIEW.get().to_service or VIEW.get().allows(HOST)
     return [
         {
             "id": volume.id,
@@ -214,9 +226,16 @@ def _metadata_filter(text: str) -> ColumnElement[bool]:
     pairs = paging.literal("metadata", text)
     found = [
         exists().where(rows.volume_id == models.Volume.id, rows.key == key, rows.value == value)
+        if key != "readonly"
+        else _readonly(value)
         for key, value in pairs.items()
     ]
     return and_(true(), *found)
+
+
+def _readonly(text: str) -> ColumnElement[bool]:
+    """The volumes whose metadata show that key with that value."""
+    return models.Volume.readonly.is_(text == "True") if text in ("True", "False") else false()
 
 
 def _size(text: str) -> ColumnElement[bool]:
