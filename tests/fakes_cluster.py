@@ -8,13 +8,15 @@ here alone proves nothing. `tests/contract/test_cluster.py` runs on this one and
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cinderlite import errors
 from cinderlite.ceph.cluster import Capacity, Cluster
+from cinderlite.ceph.data import CHUNK_BYTES, OpenImage
 from cinderlite.ceph.images import ImageInfo, SnapshotInfo
 
 _TOTAL = 100 * 2**30
@@ -44,6 +46,10 @@ class FakeCluster(Cluster):
         self.data: dict[str, str] = {}
         #: the pools of the same cluster beside this one
         self.others: dict[str, FakeCluster] = {}
+        #: id of an image → what was noted at it
+        self.notes: dict[str, dict[str, str]] = {}
+        #: plain objects of the pool
+        self.objects: dict[str, bytes] = {}
         #: ids of images without an exclusive lock
         self.shared: set[str] = set()
         #: id → former name, oldest first
@@ -210,6 +216,27 @@ class FakeCluster(Cluster):
 
         self._do(name, step)
 
+    @contextlib.contextmanager
+    def opened(self, name: str, snap: str | None = None, *, write: bool = False) -> Iterator[FakeOpenImage]:
+        del write
+        self.check()
+        found = self._look(name)
+        if snap is not None and snap not in self.snaps.get(found.id, {}):
+            raise errors.ImageNotFound(name)
+        yield FakeOpenImage(self, name, snap)
+
+    def put_object(self, name: str, data: bytes) -> None:
+        self.check()
+        self.objects[name] = data
+
+    def get_object(self, name: str) -> bytes:
+        self.check()
+        return self.objects.get(name, b"")
+
+    def drop_object(self, name: str) -> None:
+        self.check()
+        self.objects.pop(name, None)
+
     def _clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
         above = self._look(parent)
         if snap not in self.snaps.get(above.id, {}):
@@ -264,3 +291,68 @@ class FakeCluster(Cluster):
                 self._in_doubt[subject] = step, pending
                 raise errors.CephTimeout("the fake is stuck", pending)
             return step()
+
+
+class FakeOpenImage(OpenImage):
+    """An open image of the fake; its data are the Latin-1 text in `FakeCluster.data`, zeros behind that left out."""
+
+    def __init__(self, cluster: FakeCluster, name: str, snap: str | None) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._id = cluster.stored[name][0]
+        self._snap = snap
+
+    @property
+    def size_bytes(self) -> int:
+        if self._snap is not None:
+            return self._cluster.snaps[self._id][self._snap][0]
+        return self._cluster.stored[self._name][1]
+
+    def _held(self) -> bytes:
+        if self._snap is not None:
+            return self._cluster.snaps[self._id][self._snap][1].encode("latin-1")
+        return self._cluster.data.get(self._id, "").encode("latin-1")
+
+    def read(self, offset: int, length: int) -> bytes:
+        length = min(length, max(self.size_bytes - offset, 0))
+        return self._held()[offset : offset + length].ljust(length, b"\0")
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._cluster.check()
+        held = self._held()
+        now = held[:offset].ljust(offset, b"\0") + data + held[offset + len(data) :]
+        self._cluster.data[self._id] = now.rstrip(b"\0").decode("latin-1")
+
+    def zero(self, offset: int, length: int) -> None:
+        if offset < len(self._held()):
+            self.write(offset, bytes(length))
+
+    def flush(self) -> None:
+        self._cluster.check()
+
+    def resize(self, size_bytes: int) -> None:
+        self._cluster.data[self._id] = self._held()[:size_bytes].decode("latin-1")
+        self._cluster.stored[self._name] = self._id, size_bytes
+
+    def chunks(self, since: str | None = None) -> list[int] | None:
+        snaps = self._cluster.snaps.get(self._id, {})
+        before = ""
+        if since is not None:
+            older = list(snaps) if self._snap is None else list(snaps)[: list(snaps).index(self._snap)]
+            if since not in older:
+                return None
+            before = snaps[since][1]
+        now, then = self._held(), before.encode("latin-1")
+        longest = max(len(now), len(then))
+        pieces = range(-(-longest // CHUNK_BYTES))
+        return [one for one in pieces if _piece(now, one) != _piece(then, one)]
+
+    def note(self, key: str) -> str | None:
+        return self._cluster.notes.get(self._id, {}).get(key)
+
+    def set_note(self, key: str, value: str) -> None:
+        self._cluster.notes.setdefault(self._id, {})[key] = value
+
+
+def _piece(data: bytes, number: int) -> bytes:
+    return data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES].ljust(CHUNK_BYTES, b"\0")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import configparser
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -32,14 +33,15 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.ceph import images
+from cinderlite.ceph import images, objects
+from cinderlite.ceph.data import OpenImage
 from cinderlite.ceph.images import ImageInfo, SnapshotInfo
 
-__all__ = ["Capacity", "Cluster", "ImageInfo", "SnapshotInfo"]
+__all__ = ["Capacity", "Cluster", "ImageInfo", "OpenImage", "SnapshotInfo"]
 
 #: After a good probe, `check` believes in the cluster for so long.
 FRESH_SECONDS = 1.0
@@ -423,6 +425,40 @@ class Cluster:
                 images.move(connection.ioctx, target, name)
 
         self._bulk("move", step, name)
+
+    # Data
+
+    @contextlib.contextmanager
+    def opened(self, name: str, snap: str | None = None, *, write: bool = False) -> Iterator[OpenImage]:
+        """An image, or a snapshot of it, open for long work in this thread; its calls may wait for ever for an OSD.
+
+        Raises ImageNotFound; what librbd says inside is raised as ours too.
+        """
+        import rados
+        import rbd
+
+        connection = self._borrow(self._here, bulk=True)
+        try:
+            with rbd.Image(connection.ioctx, name, snapshot=snap, read_only=not write) as image:
+                yield OpenImage(image, snap)
+        except (rados.Error, rbd.Error) as error:
+            if _errno(error) == errno.ESHUTDOWN:
+                self._retire(self._here, connection)
+            raise _translated(error, "opened", name) from error
+        finally:
+            self._give_back(self._here, connection)
+
+    def put_object(self, name: str, data: bytes) -> None:
+        """Store `data` as an object of the pool, in place of what it held."""
+        self._bulk("put_object", lambda c: objects.put(c.ioctx, name, data))
+
+    def get_object(self, name: str) -> bytes:
+        """The bytes of an object of the pool; none if there is no such object."""
+        return self._bulk("get_object", lambda c: objects.get(c.ioctx, name))
+
+    def drop_object(self, name: str) -> None:
+        """Remove an object of the pool; no trace of it is fine."""
+        self._bulk("drop_object", lambda c: objects.drop(c.ioctx, name))
 
     # The cluster
 

@@ -25,6 +25,7 @@ ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
         "VOLUME",
         {
             "create": ("008", "create volume from backend storage"),
+            "fill": ("008", "create volume from backend storage"),
             "delete": ("001", "delete volume"),
             "extend": ("007", "extend volume"),
             "revert": ("001", "revert volume"),

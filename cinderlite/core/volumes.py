@@ -27,6 +27,7 @@ LIFECYCLE = states.Machine(
     models.Volume,
     #    verb      from                       through      then         on failure
     Move("create", frozenset({"new"}),        "creating",  "available", "error"),
+    Move("fill",   frozenset({"new"}),        "creating",  "available", "error", long=True),
     Move("manage", frozenset({"new"}),        "managing",  "available", "error_managing"),
     Move("unmanage", DELETABLE,               "unmanaging", GONE,      "error_unmanaging"),
     Move("extend", frozenset({"available"}),  "extending", RETURN,     "error_extending"),
@@ -81,6 +82,8 @@ class Origin:
     bootable: bool = False
     image_metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     encryption_key_id: str | None = None
+    #: "create" if the image is made at once, "fill" if data are moved for it.
+    verb: str = "create"
     #: Further columns of the new row, and what the step must know.
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -91,13 +94,11 @@ class Source:
     """Something that volumes are made from.
 
     `origin(ctx, session, id)` looks it up and refuses what cannot be (it runs before anything is begun and again in
-    the transaction that accepts); `fill(world, volume, intent)` is the idempotent step that makes the image. `verb`
-    is "create" if that is quick and "fill" if data are moved.
+    the transaction that accepts); `fill(world, volume, intent)` is the idempotent step that makes the image.
     """
 
     origin: Callable[[Context, Session, str], Origin]
     fill: Callable[[World, models.Volume, Mapping[str, Any]], Mapping[str, Any] | None]
-    verb: str = "create"
 
 
 #: The key of the request's body → the source; whoever can fill a volume registers here.
@@ -151,9 +152,8 @@ def create(
             attachments=[],
             **(dict(origin.columns) | columns),
         )
-        verb = SOURCES[source[0]].verb if source else "create"
         arguments = {"source": {"kind": source[0], "id": source[1], **origin.arguments}} if source else {}
-        owner = LIFECYCLE.start(volume, verb, ctx.settings.lease, ctx.request_id, **arguments)
+        owner = LIFECYCLE.start(volume, origin.verb, ctx.settings.lease, ctx.request_id, **arguments)
         session.add(volume)
     LIFECYCLE.run(ctx.world, volume.id, owner)
     return volume
@@ -214,6 +214,7 @@ def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
 
 
 @LIFECYCLE.step("create")
+@LIFECYCLE.step("fill")
 def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     source = arguments.get("source")
     if source is not None:
