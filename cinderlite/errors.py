@@ -14,6 +14,7 @@ The tree (class, status)::
     │   └── TooManyAttachments            the server holds as many volumes as is allowed
     ├── NotFound                    404
     │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound
+    │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
@@ -123,6 +124,10 @@ class VolumeTypeNotFound(NotFound):
 
 class VolumeMetadataNotFound(NotFound):
     template = "Volume {0} has no metadata with key {1}."
+
+
+class ImageMetadataNotFound(NotFound):
+    template = "Image metadata for volume {0} cannot be found."
 
 
 class ServiceNotFound(NotFound):

@@ -43,10 +43,18 @@ VIEW: contextvars.ContextVar[View] = contextvars.ContextVar("view")
 
 
 def versioned(
-    field: fields.Field[Any], *, since: str | None = None, until: str | None = None, policy: str | None = None
+    field: fields.Field[Any],
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    policy: str | None = None,
+    optional: bool = False,
 ) -> fields.Field[Any]:
-    """Mark a field as existing in a window of versions, or only for those whom a policy rule allows to see it."""
-    field.metadata = {**field.metadata, "window": window(since, until), "policy": policy}
+    """Mark a field as existing in a window of versions, or only for those whom a policy rule allows to see it.
+
+    The key of an `optional` one is left out of an answer in which it would be null.
+    """
+    field.metadata = {**field.metadata, "window": window(since, until), "policy": policy, "optional": optional}
     return field
 
 
@@ -79,11 +87,17 @@ class Schema(marshmallow.Schema):
 
     def write(self, row: Any) -> dict[str, Any]:
         """One row as JSON, without its envelope."""
-        return {key: get(row) for key, get in self.plan}
+        return rows(self, [row])[0]
 
     @functools.cached_property
     def plan(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return [(field.data_key or name, _getter(name, field)) for name, field in self.dump_fields.items()]
+
+    @functools.cached_property
+    def optional(self) -> list[str]:
+        return [
+            field.data_key or name for name, field in self.dump_fields.items() if field.metadata.get("optional", False)
+        ]
 
 
 class Body(Schema):
@@ -322,8 +336,13 @@ def links(collection: str) -> Computed:
 
 def rows(schema: Schema, items: Iterable[Any]) -> list[dict[str, Any]]:
     """Many rows by one plan."""
-    plan = schema.plan
-    return [{key: get(row) for key, get in plan} for row in items]
+    plan, optional = schema.plan, schema.optional
+    written = [{key: get(row) for key, get in plan} for row in items]
+    for one in written if optional else ():
+        for key in optional:
+            if one[key] is None:
+                del one[key]
+    return written
 
 
 class MetadataBody(Body):

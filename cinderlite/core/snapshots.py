@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import messages, quotas, states, volumes
+from cinderlite.core import image_metadata, messages, quotas, states, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -246,7 +246,7 @@ def _like(volume: models.Volume, **more: Any) -> volumes.Origin:
         availability_zone=volume.availability_zone,
         volume_type_id=volume.volume_type_id,
         bootable=volume.bootable,
-        image_metadata={row.key: row.value for row in volume.image_metadata_rows},
+        image_metadata=image_metadata.shown(volume),
         encryption_key_id=volume.encryption_key_id,
         columns=more,
     )

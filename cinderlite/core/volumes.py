@@ -227,7 +227,7 @@ def update(ctx: Context, volume: models.Volume, **changes: Any) -> models.Volume
     """Change name, description or metadata (which replaces all) and return the new row."""
     with ctx.world.db.write() as session:
         current = find(ctx, session, volume.id)
-        _refuse_maintenance(current)
+        refuse_maintenance(current)
         if "metadata" in changes:
             write_metadata(
                 session, current.metadata_rows, models.VolumeMetadata, changes.pop("metadata") or {}, replace=True
@@ -468,7 +468,7 @@ def set_metadata(
     """
     with ctx.world.db.write() as session:
         current = find(ctx, session, volume.id)
-        _refuse_maintenance(current)
+        refuse_maintenance(current)
         if guard is not None and not guard(metadata(current)):
             raise errors.PreconditionFailed
         write_metadata(session, current.metadata_rows, models.VolumeMetadata, values, replace=replace)
@@ -480,7 +480,7 @@ def delete_metadata(ctx: Context, volume: models.Volume, key: str) -> None:
     """Remove one key. Raises VolumeMetadataNotFound."""
     with ctx.world.db.write() as session:
         current = find(ctx, session, volume.id)
-        _refuse_maintenance(current)
+        refuse_maintenance(current)
         row = next((row for row in current.metadata_rows if row.key == key), None)
         if row is None:
             raise errors.VolumeMetadataNotFound(volume.id, key)
@@ -504,7 +504,8 @@ def write_metadata(
     session.flush()
 
 
-def _refuse_maintenance(volume: models.Volume) -> None:
+def refuse_maintenance(volume: models.Volume) -> None:
+    """Raise InvalidVolume while what is known of a volume must not change."""
     if volume.status in ("maintenance", "uploading"):
         raise errors.InvalidVolume(f"Volume {volume.id} is in status {volume.status}; its metadata cannot be changed.")
 

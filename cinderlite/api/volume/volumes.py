@@ -35,7 +35,7 @@ from cinderlite.api.schema import (
 )  # fmt: skip
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import volumes
+from cinderlite.core import image_metadata, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volumes", SERVICE, "Volumes.")
@@ -48,6 +48,7 @@ MASKED = {"managing": "creating", "error_managing": "error", "error_managing_del
 HOST = "volume_extension:volume_host_attribute"
 TENANT = "volume_extension:volume_tenant_attribute"
 MIGRATION = "volume_extension:volume_mig_status_attribute"
+IMAGE = "volume_extension:volume_image_metadata:show"
 
 
 def _metadata(volume: models.Volume) -> dict[str, str]:
@@ -136,6 +137,9 @@ class Volume(VolumeWritten):
         fields.String(attribute="migration_status", data_key="os-vol-mig-status-attr:migstat"), policy=MIGRATION
     )
     name_id = versioned(Computed(lambda _volume: None, data_key="os-vol-mig-status-attr:name_id"), policy=MIGRATION)
+    volume_image_metadata = versioned(
+        Computed(lambda volume: image_metadata.shown(volume) or None), policy=IMAGE, optional=True
+    )
 
 
 class VolumeCreate(Body):
@@ -233,6 +237,15 @@ def _metadata_filter(text: str) -> ColumnElement[bool]:
     return and_(true(), *found)
 
 
+def _image_metadata_filter(text: str) -> ColumnElement[bool]:
+    rows = models.ImageMetadata
+    found = [
+        exists().where(rows.volume_id == models.Volume.id, rows.key == key, rows.value == value)
+        for key, value in paging.literal("glance_metadata", text).items()
+    ]
+    return and_(true(), *found)
+
+
 def _readonly(text: str) -> ColumnElement[bool]:
     """The volumes whose metadata show that key with that value."""
     return models.Volume.readonly.is_(text == "True") if text in ("True", "False") else false()
@@ -257,6 +270,8 @@ LISTING = Listing(
         "display_name": [filter_(_equal(_V.name))],
         "status": [filter_(_equal(_V.status))],
         "metadata": [filter_(_metadata_filter)],
+        # Not among the filters that Cinder lets members use unless it is configured so.
+        "glance_metadata": [filter_(_image_metadata_filter, since="3.4", admin=True)],
         "bootable": [
             filter_(lambda text: _V.bootable.is_(text not in ("false", "False")), until="3.1"),
             filter_(lambda text: _V.bootable.is_(boolean("bootable", text)), since="3.2"),
