@@ -16,12 +16,13 @@ import subprocess
 import urllib.request
 from typing import Any
 
-from lab.process import LabError, free_ports, run, wait
+from lab.process import WITH_ITS_PARENT, LabError, free_ports, run, wait
 
 PACKAGES = ("python3-keystone",)
 PYTHON = "/usr/bin/python3"
 
-_SERVE = """\
+_SERVE = f"""\
+{WITH_ITS_PARENT}
 import sys, wsgiref.simple_server
 port = int(sys.argv.pop())  # Keystone reads the command line too.
 from keystone.server.wsgi import initialize_public_application
@@ -35,11 +36,15 @@ wsgiref.simple_server.make_server("127.0.0.1", port, initialize_public_applicati
 
 
 class Keystone:
-    """Projects demo and other; users alice (member), rita (reader), bob (member of other), admin; service user cinderlite."""
+    """Projects demo and other; users alice (member), rita (reader), bob (member of other), admin; two service users.
 
-    def __init__(self, directory: pathlib.Path, endpoint: str) -> None:
+    `endpoint` is cinderlite's address, `image` a Glance's if there is one.
+    """
+
+    def __init__(self, directory: pathlib.Path, endpoint: str, image: str | None = None) -> None:
         self.directory = directory
         self.endpoint = endpoint
+        self.image = image
         self.port = free_ports(1)
         self.auth_url = f"http://127.0.0.1:{self.port}/v3"
         self.password = secrets.token_urlsafe(12)
@@ -103,14 +108,27 @@ class Keystone:
             "OS_PROJECT_DOMAIN_ID": "default", "OS_IDENTITY_API_VERSION": "3", "OS_REGION_NAME": "RegionOne",
         }  # fmt: skip
 
-    def middleware(self) -> dict[str, object]:
-        """What the service puts into [keystone_authtoken]."""
+    def middleware(self, username: str = "cinderlite") -> dict[str, object]:
+        """What a service puts into [keystone_authtoken]."""
         return {
             "auth_url": self.auth_url, "www_authenticate_uri": self.auth_url, "auth_type": "password",
-            "username": "cinderlite", "password": self.password, "project_name": "service",
+            "username": username, "password": self.password, "project_name": "service",
             "user_domain_id": "default", "project_domain_id": "default", "region_name": "RegionOne",
             "service_token_roles_required": "true",
         }  # fmt: skip
+
+    def token(self, user: str, project: str = "demo") -> str:
+        """A token of a user in a project."""
+        domain = {"id": "default"}
+        who = {"name": user, "domain": domain, "password": self.password}
+        scope = {"project": {"name": project, "domain": domain}}
+        identity = {"methods": ["password"], "password": {"user": who}}
+        body = json.dumps({"auth": {"identity": identity, "scope": scope}}).encode()
+        request = urllib.request.Request(
+            f"{self.auth_url}/auth/tokens", body, {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.headers["X-Subject-Token"])
 
     def _answers(self) -> bool:
         try:
@@ -125,18 +143,13 @@ class Keystone:
         request = urllib.request.Request(self.auth_url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                self._token = answer.headers.get("X-Subject-Token") or self._token
                 text = answer.read()
         except OSError as error:
             raise LabError(f"Keystone: {method} {path}: {error}") from error
         return json.loads(text) if text else None
 
     def _fill(self) -> None:
-        domain = {"id": "default"}
-        who = {"name": "admin", "domain": domain, "password": self.password}
-        scope = {"project": {"name": "admin", "domain": domain}}
-        identity = {"methods": ["password"], "password": {"user": who}}
-        self._call("POST", "/auth/tokens", {"auth": {"identity": identity, "scope": scope}})
+        self._token = self.token("admin", "admin")
         roles = {one["name"]: one["id"] for one in self._call("GET", "/roles")["roles"]}
         if "service" not in roles:
             roles["service"] = self._call("POST", "/roles", {"role": {"name": "service"}})["role"]["id"]
@@ -145,7 +158,7 @@ class Keystone:
             self.projects[name] = made["project"]["id"]
         for name, project, given in (
             ("alice", "demo", ["member"]), ("rita", "demo", ["reader"]), ("bob", "other", ["member"]),
-            ("cinderlite", "service", ["service", "admin"]),
+            ("cinderlite", "service", ["service", "admin"]), ("glance", "service", ["service", "admin"]),
         ):  # fmt: skip
             user = {"name": name, "domain_id": "default", "password": self.password}
             user_id = self._call("POST", "/users", {"user": user})["user"]["id"]
@@ -155,7 +168,7 @@ class Keystone:
             ("volumev3", "cinderv3", f"{self.endpoint}/v3"), ("block-storage", "cinder", f"{self.endpoint}/v3"),
             ("compute", "nova", f"{self.endpoint}/v2.1"),
             # Debian 12's openstack opens an image client for each volume it creates, and wants an address for it.
-            ("image", "glance", f"{self.endpoint}/v3"),
+            ("image", "glance", self.image or f"{self.endpoint}/v3"),
         ):  # fmt: skip
             service = self._call("POST", "/services", {"service": {"type": kind, "name": name}})["service"]["id"]
             endpoint = {"service_id": service, "interface": "public", "region_id": "RegionOne", "url": url}

@@ -71,6 +71,7 @@ class Ceph:
         self._size = osd_size_gib
         self._fast = fast_paxos
         self._port = port
+        self._read_only: set[str] = set()
 
     # -- life
 
@@ -171,16 +172,21 @@ class Ceph:
         status = json.loads(self.rbd("status", f"{self.pool}/{image}", "--format", "json"))
         return [watcher["address"] for watcher in status.get("watchers", [])]
 
-    def add_pool(self, name: str) -> None:
-        """Make a further pool that the service's user may use, unless it is there."""
+    def add_pool(self, name: str, *, read_only: bool = False) -> None:
+        """Make a further pool that the service's user may use, or only read, unless it is there."""
         pools = self.command("osd", "pool", "ls").split()
         if name in pools:
             return
+        if read_only:
+            self._read_only.add(name)
         self.command("osd", "pool", "create", name, "8")
         self.rbd("pool", "init", name)
         mine = [pool for pool in [*pools, name] if not pool.startswith((".", "device_health"))]
-        profile = ", ".join(f"profile rbd pool={pool}" for pool in mine)
+        profile = ", ".join(f"profile {self._profile(pool)} pool={pool}" for pool in mine)
         self.command("auth", "caps", f"client.{self.user}", "mon", "profile rbd", "osd", profile, "mgr", profile)
+
+    def _profile(self, pool: str) -> str:
+        return "rbd-read-only" if pool in self._read_only else "rbd"
 
     # -- data
 

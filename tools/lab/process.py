@@ -12,6 +12,9 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+#: First line of a Python server that the suite starts: it ends with its parent, however that ends (PR_SET_PDEATHSIG).
+WITH_ITS_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9)"
+
 
 class LabError(Exception):
     """Something in the lab did not work; the text is a sentence for whoever runs it."""
