@@ -7,6 +7,7 @@ The tree (class, status)::
     ├── BadRequest                  400   what the caller sent cannot be done, now or ever
     │   ├── InvalidInput                  a value is wrong
     │   ├── InvalidVolume, InvalidSnapshot  the state does not allow it
+    │   ├── InvalidAuthKey                that is not the key of the transfer
     │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
@@ -89,6 +90,10 @@ class InvalidSnapshot(BadRequest):
     template = "Invalid snapshot: {0}"
 
 
+class InvalidAuthKey(BadRequest):
+    template = "Invalid auth key: Attempt to transfer {0} with invalid auth key."
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -148,6 +153,10 @@ class AttachmentNotFound(NotFound):
 
 class MessageNotFound(NotFound):
     template = "Message {0} could not be found."
+
+
+class TransferNotFound(NotFound):
+    template = "Transfer {0} could not be found."
 
 
 class ServerNotFound(NotFound):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
@@ -103,6 +103,15 @@ def admit_extend(
 def admit_retype(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
     """Refuse another volume of `size` GiB in a type's own quota; the project's as a whole does not change."""
     _admit(session, settings, project_id, {f"gigabytes_{kind.name}": size, f"volumes_{kind.name}": 1})
+
+
+def admit_transfer(
+    session: Session, settings: Settings, project_id: str, kind: models.VolumeType, sizes: Sequence[int]
+) -> None:
+    """Refuse a volume from another project, with `sizes` its own and those of the snapshots with it. Under `lock`."""
+    snapshots = {"snapshots": len(sizes) - 1} if len(sizes) > 1 else {}
+    wanted = {"gigabytes": sum(sizes), "volumes": 1} | snapshots
+    _admit(session, settings, project_id, wanted, kind, largest=sizes[0])
 
 
 def admit_snapshot(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:

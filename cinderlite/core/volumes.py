@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import Select, exists, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
@@ -262,7 +263,7 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
     with ctx.world.db.write() as session:
         current = lock(session, volume.id)
         snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
-        if all(_goes_along(snapshot) for snapshot in snapshots) and (cascade or not snapshots):
+        if all(_goes_along(ctx, snapshot, current) for snapshot in snapshots) and (cascade or not snapshots):
             owner = LIFECYCLE.begin(
                 session,
                 volume.id,
@@ -290,8 +291,20 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
         raise errors.InvalidVolume(outcome.error.message)
 
 
-def _goes_along(snapshot: models.Snapshot) -> bool:
-    return not snapshot.busy and snapshot.status in ("available", "error") and snapshot.group_snapshot_id is None
+def _goes_along(ctx: Context, snapshot: models.Snapshot, volume: models.Volume) -> bool:
+    """Whether a snapshot is deleted with its volume; not another project's, which a transfer left behind."""
+    at_rest = not snapshot.busy and snapshot.status in ("available", "error") and snapshot.group_snapshot_id is None
+    return at_rest and (ctx.is_admin or snapshot.project_id == volume.project_id)
+
+
+def end_transfers(session: Session, volume_id: str) -> None:
+    """Close every open offer of a volume, so that no key opens anything any more."""
+    table = models.Transfer
+    session.execute(
+        sqlalchemy.update(table)
+        .where(table.volume_id == volume_id, table.deleted.is_(False))
+        .values(deleted=True, deleted_at=models.utcnow())
+    )
 
 
 @LIFECYCLE.step("delete")
@@ -321,6 +334,8 @@ def _settled(
         messages.leave(session, volume, intent["verb"], error.message, request_id=intent["request_id"])
     if intent["verb"] in ("migrate", "retype_and_move") and error is not None:
         volume.migration_status = "error"
+    if volume.deleted:
+        end_transfers(session, volume.id)
     if intent["verb"] in ("delete", "revert"):
         _settle_snapshots(session, volume.id, gone=intent["verb"] == "delete" and error is None)
 
