@@ -6,8 +6,9 @@ The tree (class, status)::
     CinderliteError                 500
     ├── BadRequest                  400   what the caller sent cannot be done, now or ever
     │   ├── InvalidInput                  a value is wrong
-    │   ├── InvalidVolume, InvalidSnapshot  the state does not allow it
+    │   ├── InvalidVolume, InvalidSnapshot, InvalidVolumeType  the state does not allow it
     │   ├── InvalidAuthKey                that is not the key of the transfer
+    │   ├── VolumeTypeInUse, VolumeTypeIsDefault  something still needs the type
     │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
@@ -17,10 +18,12 @@ The tree (class, status)::
     │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound
     │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
+    │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
     ├── VersionOutOfRange           406
     ├── Conflict                    409
+    │   ├── VolumeTypeExists, VolumeTypeAccessExists
     │   ├── NoFreePlace                   the server has no room for another disk
     │   ├── AttachmentInUse               a live device stands behind the Cinder attachment
     │   └── GuestRefused                  QEMU said no
@@ -29,6 +32,7 @@ The tree (class, status)::
     │   └── LimitExceeded, VolumeSizeExceedsAvailableQuota, BackupSizeExceedsAvailableQuota,
     │       VolumeSizeExceedsLimit
     ├── UnsupportedMediaType        415
+    ├── DefaultTypeMissing          500   no volume type has the configured default's name
     └── Unavailable                 503   nothing is known to have changed; try again later
         ├── CephUnavailable               refused before anything was begun
         ├── CephTimeout                   begun, and its end is unknown: look before repeating
@@ -94,6 +98,18 @@ class InvalidAuthKey(BadRequest):
     template = "Invalid auth key: Attempt to transfer {0} with invalid auth key."
 
 
+class InvalidVolumeType(BadRequest):
+    template = "Invalid volume type: {0}"
+
+
+class VolumeTypeInUse(BadRequest):
+    template = "Target volume type is still in use."
+
+
+class VolumeTypeIsDefault(BadRequest):
+    template = "The volume type {0} is a default volume type and cannot be deleted."
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -125,6 +141,14 @@ class VolumeNotFound(NotFound):
 
 class VolumeTypeNotFound(NotFound):
     template = "Volume type {0} could not be found."
+
+
+class ExtraSpecNotFound(NotFound):
+    template = "Volume Type {0} has no extra specs with key {1}."
+
+
+class VolumeTypeAccessNotFound(NotFound):
+    template = "Volume type access not found for {0} / {1} combination."
 
 
 class VolumeMetadataNotFound(NotFound):
@@ -180,6 +204,14 @@ class Conflict(CinderliteError):
     status = 409
 
 
+class VolumeTypeExists(Conflict):
+    template = "Volume Type {0} already exists."
+
+
+class VolumeTypeAccessExists(Conflict):
+    template = "Volume type access for {0} / {1} combination already exists."
+
+
 class NoFreePlace(Conflict):
     template = "{0}"
 
@@ -226,6 +258,10 @@ class VolumeSizeExceedsLimit(OverQuota):
 class UnsupportedMediaType(CinderliteError):
     status = 415
     template = "Unsupported Content-Type"
+
+
+class DefaultTypeMissing(CinderliteError):
+    template = "The request cannot be fulfilled as the default volume type {0} cannot be found."
 
 
 class Unavailable(CinderliteError):

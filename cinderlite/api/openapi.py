@@ -40,6 +40,12 @@ _OWN: dict[type[marshmallow.fields.Field[Any]], dict[str, Any]] = {
         ]
     },
     shapes.Name: {"type": "string", "maxLength": 255},
+    shapes.Label: {"type": "string", "maxLength": 255, "pattern": r"\S"},
+    shapes.Specs: {
+        "type": "object",
+        "additionalProperties": {"type": "string", "maxLength": 255},
+        "propertyNames": {"pattern": "^[a-zA-Z0-9_:.-]{1,255}$"},
+    },
     shapes.Metadata: {
         "type": "object",
         "additionalProperties": {"type": "string", "maxLength": 255},

@@ -28,7 +28,7 @@ RESERVED = frozenset({"limit", "marker", "offset", "sort", "sort_key", "sort_dir
 TRUE = frozenset({"1", "t", "true", "on", "y", "yes"})
 FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 
-#: Since when an unknown filter is refused rather than ignored.
+#: Since when an unknown filter is refused rather than ignored, in most lists.
 STRICT_SINCE = Version(3, 31)
 #: Since when `key~=` searches.
 LIKE_SINCE = Version(3, 34)
@@ -68,6 +68,8 @@ class Listing:
     #: Columns that `key~=` may search as text.
     like: Mapping[str, Any]
     not_found: Callable[[str], errors.NotFound]
+    #: Since when an unknown filter is refused rather than ignored; None: never.
+    strict_since: Version | None = STRICT_SINCE
 
 
 def flag(query: Mapping[str, str], key: str) -> bool:
@@ -171,7 +173,7 @@ def _conditions(
         elif not known:
             unknown.append(key)
         conditions += [one.build(text) for one in known if version in one.window]
-    if unknown and version >= STRICT_SINCE:
+    if unknown and listing.strict_since is not None and version >= listing.strict_since:
         raise errors.BadRequest(f"Invalid filters {', '.join(sorted(unknown))} are found in query options.")
     return conditions
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import marshmallow
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from cinderlite import errors
 from cinderlite.api.microversion import Version, Window, window
@@ -136,10 +136,14 @@ class Body(Schema):
         return self.strict_since is not None and (self._version is None or self._version >= self.strict_since)
 
 
-class ActionBody(Body):
-    """What an action carries under its name; unknown keys are refused at every version."""
+class StrictBody(Body):
+    """What a request carries where unknown keys are refused at every version."""
 
     strict_since = Version(3, 0)
+
+
+class ActionBody(StrictBody):
+    """What an action carries under its name."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -275,7 +279,7 @@ class Name(fields.String):
     """A display name or description: at most 255 characters of any script, blanks around it dropped."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_none=True, **kwargs)
+        super().__init__(**{"allow_none": True, **kwargs})
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs).strip()
@@ -283,6 +287,19 @@ class Name(fields.String):
             raise marshmallow.ValidationError(f"'{text[:40]}...' is too long")
         if "\x00" in text:
             raise marshmallow.ValidationError("a null character is not allowed")
+        return text
+
+
+class Label(Name):
+    """The name of something that cannot be without one: neither null nor blank."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_none": False, **kwargs})
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not text:
+            raise marshmallow.ValidationError("it must not be empty")
         return text
 
 
@@ -306,6 +323,12 @@ class Metadata(fields.Dict):
             if len(text) > 255:
                 raise marshmallow.ValidationError(f"'{text[:40]}...' is too long")
         return found
+
+
+class Specs(Metadata):
+    """An object of strings as metadata, with neither blanks nor slashes in its keys."""
+
+    _KEY = re.compile(r"[a-zA-Z0-9\-_:.]{1,255}")
 
 
 class Id(fields.String):
@@ -355,3 +378,13 @@ class MetaBody(Body):
     """One key of the metadata."""
 
     meta = Metadata(required=True)
+
+
+class PairBody(Body):
+    """One key and its value, in no envelope."""
+
+    pair = Specs(required=True, validate=validate.Length(equal=1))
+
+    def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The key with its value. Raises BadRequest."""
+        return dict(self.values({"pair": body})["pair"])

@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volume types: for now the default one, which always exists."""
+"""Volume types: who may use them, what their volumes are to be like (extra specs), which one is the default.
+
+What a newcomer gets wrong: a type decides about volumes that are just being made. Whoever makes one holds the type's
+row shared until that volume is in the database (`for_new_volume`), and who changes what a type means or deletes it
+locks the row first (`lock`) and looks for volumes after that.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import exc, or_, select
-from sqlalchemy.orm import Session, joinedload
-from sqlalchemy.sql.base import ExecutableOption
+import sqlalchemy
+from sqlalchemy import ColumnElement, Select, and_, exc, exists, or_, select
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.db import models
+from cinderlite.db.session import refusing
+
+#: What the API shows of a type is loaded with its row.
+SHOWN = (selectinload(models.VolumeType.extra_spec_rows),)
+#: What has a quota of its own for each type, under "<this>_<name of the type>".
+_BY_TYPE = ("volumes", "gigabytes", "snapshots")
 
 
 def ensure_default(world: World) -> None:
@@ -23,35 +36,107 @@ def ensure_default(world: World) -> None:
             session.add(models.VolumeType(name=name, description="Default Volume Type"))
 
 
-def default(ctx: Context) -> models.VolumeType:
-    """The type of a volume that is created without one."""
+# -- which there are
+
+
+def visible(ctx: Context, *, public: bool | None = None) -> Select[models.VolumeType]:
+    """The types that the caller may use; an administrator may ask for the public ones only, or for the others."""
+    query = select(models.VolumeType)
+    if not ctx.is_admin:
+        return query.where(_usable(ctx.project_id))
+    if public is None:
+        return query
+    return query.where(_usable(ctx.project_id) if public else models.VolumeType.is_public.is_(False))
+
+
+def _usable(project_id: str) -> ColumnElement[bool]:
+    """Types that are public, or that the project was given."""
+    access = models.TypeAccess
+    given = select(access.volume_type_id).where(access.project_id == project_id)
+    return or_(models.VolumeType.is_public, models.VolumeType.id.in_(given))
+
+
+def usable(ctx: Context) -> list[models.VolumeType]:
+    """The types that the caller may use, newest first."""
     with ctx.world.db.read() as session:
-        return resolve(session, ctx.settings.default_volume_type)
+        return list(session.scalars(visible(ctx).order_by(models.VolumeType.created_at.desc(), models.VolumeType.id)))
 
 
 def get(ctx: Context, type_id: str) -> models.VolumeType:
-    """The type of that id. Raises VolumeTypeNotFound."""
+    """The type of that id. Raises VolumeTypeNotFound, also for one that the caller's project may not use."""
     with ctx.world.db.read() as session:
-        found = session.get(models.VolumeType, type_id)
+        found = session.scalars(visible(ctx).where(models.VolumeType.id == type_id).options(*SHOWN)).one_or_none()
     if found is None:
         raise errors.VolumeTypeNotFound(type_id)
     return found
 
 
-def resolve(session: Session, name_or_id: str, *options: ExecutableOption) -> models.VolumeType:
-    """The type of that id or name, loaded with `options`. Raises VolumeTypeNotFound."""
-    table = models.VolumeType
-    query = select(table).where(or_(table.id == name_or_id, table.name == name_or_id)).options(*options)
-    found = session.scalars(query.execution_options(populate_existing=bool(options))).unique().first()
+def default(ctx: Context) -> models.VolumeType:
+    """The type of a volume that the project creates without one. Raises VolumeTypeNotFound."""
+    with ctx.world.db.read() as session:
+        found = session.scalars(visible(ctx).where(_default(ctx)).options(*SHOWN)).one_or_none()
     if found is None:
-        raise errors.VolumeTypeNotFound(name_or_id)
+        raise errors.VolumeTypeNotFound(ctx.settings.default_volume_type)
     return found
 
 
+def _default(ctx: Context) -> ColumnElement[bool]:
+    """The project's own default, else the configured one."""
+    table, defaults = models.VolumeType, models.DefaultType
+    own = select(defaults.volume_type_id).where(defaults.project_id == ctx.project_id)
+    return or_(table.id.in_(own), and_(~own.exists(), table.name == ctx.settings.default_volume_type))
+
+
 def for_new_volume(ctx: Context, session: Session, name_or_id: str | None) -> models.VolumeType:
-    """The type of a volume about to be made, with its extra specs; the default one if none is named."""
+    """The type of a volume about to be made, with its extra specs; the default one if none is named.
+
+    It cannot be deleted or mean something else before the transaction ends. Raises VolumeTypeNotFound, InvalidInput
+    for one whose volumes are to be encrypted: nothing here would do that.
+    """
+    kind = _hold(session, visible(ctx).where(_called(name_or_id) if name_or_id else _default(ctx)), name_or_id)
+    if kind is None:
+        raise (
+            errors.VolumeTypeNotFound(name_or_id)
+            if name_or_id
+            else errors.DefaultTypeMissing(ctx.settings.default_volume_type)
+        )
+    found, encrypted = kind
+    if encrypted:
+        raise errors.InvalidInput(f"Volumes of type {found.name} are to be encrypted, which this service cannot do.")
+    return found
+
+
+def resolve(ctx: Context, session: Session, name_or_id: str) -> models.VolumeType:
+    """The type of that id or name, which cannot be deleted before the transaction ends. Raises VolumeTypeNotFound."""
+    kind = _hold(session, visible(ctx).where(_called(name_or_id)), name_or_id)
+    if kind is None:
+        raise errors.VolumeTypeNotFound(name_or_id)
+    return kind[0]
+
+
+def _called(name_or_id: str) -> ColumnElement[bool]:
+    return or_(models.VolumeType.id == name_or_id, models.VolumeType.name == name_or_id)
+
+
+def _hold(
+    session: Session, query: Select[models.VolumeType], name_or_id: str | None
+) -> tuple[models.VolumeType, bool] | None:
+    """The type with its extra specs, held as it is, and whether its volumes are encrypted; in one statement."""
     table = models.VolumeType
-    return resolve(session, name_or_id or ctx.settings.default_volume_type, joinedload(table.extra_spec_rows))
+    encrypted = exists().where(models.TypeEncryption.volume_type_id == table.id)
+    found = session.execute(
+        query.add_columns(encrypted)
+        .options(joinedload(table.extra_spec_rows))
+        # A type may be called by what is another one's id: the id counts.
+        .order_by(table.id != (name_or_id or ""))
+        .with_for_update(read=True, key_share=True, of=table)
+        .execution_options(populate_existing=True)
+    )
+    row = found.unique().first()
+    return None if row is None else (row[0], bool(row[1]))
+
+
+# -- what a type means
 
 
 def extra_specs(kind: models.VolumeType) -> dict[str, str]:
@@ -70,8 +155,153 @@ def is_encrypted(session: Session, kind: models.VolumeType) -> bool:
     return session.scalar(select(table.id).where(table.volume_type_id == kind.id)) is not None
 
 
-def visible(ctx: Context) -> list[models.VolumeType]:
-    """The public types, newest first."""
-    table = models.VolumeType
+# -- by administrators
+
+
+def lock(session: Session, type_id: str) -> models.VolumeType:
+    """The type's row, with which no volume is made before this transaction ends. Raises VolumeTypeNotFound."""
+    query = select(models.VolumeType).where(models.VolumeType.id == type_id).options(*SHOWN)
+    found = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+    if found is None:
+        raise errors.VolumeTypeNotFound(type_id)
+    return found
+
+
+def is_in_use(session: Session, type_id: str) -> bool:
+    """Whether a volume has the type or is being given it. Call under `lock`."""
+    table = models.Volume
+    holding = select(table.id).where(table.volume_type_id == type_id, table.deleted.is_(False)).limit(1)
+    if session.scalar(holding) is not None:
+        return True
+    retyping = session.scalars(select(table.intent).where(table.busy == 1, table.status == "retyping"))
+    return any(intent is not None and intent.get("volume_type_id") == type_id for intent in retyping)
+
+
+def create(
+    ctx: Context, *, name: str, description: str | None = None, is_public: bool = True, extra_specs: Mapping[str, str]
+) -> models.VolumeType:
+    """Create a type. Raises VolumeTypeExists."""
+    kind = models.VolumeType(
+        id=models.new_id(),
+        name=name,
+        description=description,
+        is_public=is_public,
+        extra_spec_rows=[models.ExtraSpec(key=key, value=value) for key, value in extra_specs.items()],
+    )
+    with refusing(errors.VolumeTypeExists(name)), ctx.world.db.write() as session:
+        session.add(kind)
+    return kind
+
+
+def update(ctx: Context, kind: models.VolumeType, **changes: Any) -> models.VolumeType:
+    """Change name, description or is_public and return the new row. Raises VolumeTypeExists."""
+    with refusing(errors.VolumeTypeExists(changes.get("name"))), ctx.world.db.write() as session:
+        current = lock(session, kind.id)
+        if changes.get("name", current.name) != current.name:
+            _move_quotas(session, current.name, changes["name"])
+        for key, value in changes.items():
+            setattr(current, key, value)
+        current.updated_at = models.utcnow()
+    return current
+
+
+def _move_quotas(session: Session, name: str, new_name: str | None) -> None:
+    """Give the quotas of a type its new name; without one they go."""
+    for table in (models.Quota, models.QuotaClass):
+        for what in _BY_TYPE:
+            own = table.resource == f"{what}_{name}"
+            if new_name is None:
+                session.execute(sqlalchemy.delete(table).where(own))
+            else:
+                session.execute(sqlalchemy.update(table).where(own).values(resource=f"{what}_{new_name}"))
+
+
+def delete(ctx: Context, kind: models.VolumeType) -> None:
+    """Delete a type. Raises VolumeTypeIsDefault, VolumeTypeInUse."""
+    with refusing(errors.VolumeTypeInUse()), ctx.world.db.write() as session:
+        current = lock(session, kind.id)
+        fallback = _refuse_default(ctx, session, current)
+        if is_in_use(session, current.id):
+            raise errors.VolumeTypeInUse
+        # The rows of deleted volumes stay for the record, which does not show their type any more.
+        table = models.Volume
+        gone = sqlalchemy.update(table).where(table.volume_type_id == current.id, table.deleted)
+        session.execute(gone.values(volume_type_id=fallback).execution_options(synchronize_session=False))
+        _move_quotas(session, current.name, None)
+        session.delete(current)
+
+
+def _refuse_default(ctx: Context, session: Session, kind: models.VolumeType) -> str:
+    """The id of the configured default type, if the type is neither that nor a project's."""
+    name, defaults = ctx.settings.default_volume_type, models.DefaultType
+    configured = session.scalar(select(models.VolumeType.id).where(models.VolumeType.name == name))
+    if configured is None:
+        raise errors.DefaultTypeMissing(name)
+    of_project = select(defaults.project_id).where(defaults.volume_type_id == kind.id).limit(1)
+    if configured == kind.id or session.scalar(of_project) is not None:
+        raise errors.VolumeTypeIsDefault(kind.id)
+    return configured
+
+
+# -- extra specs
+
+
+def set_extra_specs(ctx: Context, kind: models.VolumeType, specs: Mapping[str, str]) -> dict[str, str]:
+    """Add extra specs, or replace the values of those there are; answers what was given. Raises BadRequest if used."""
+    with ctx.world.db.write() as session:
+        _lock_unused(session, kind.id)
+        for key, value in specs.items():
+            session.merge(models.ExtraSpec(volume_type_id=kind.id, key=key, value=value))
+    return dict(specs)
+
+
+def delete_extra_spec(ctx: Context, kind: models.VolumeType, key: str) -> None:
+    """Remove an extra spec. Raises ExtraSpecNotFound, BadRequest if a volume has the type."""
+    with ctx.world.db.write() as session:
+        _lock_unused(session, kind.id)
+        row = session.get(models.ExtraSpec, (kind.id, key))
+        if row is None:
+            raise errors.ExtraSpecNotFound(kind.id, key)
+        session.delete(row)
+
+
+def _lock_unused(session: Session, type_id: str) -> None:
+    current = lock(session, type_id)
+    if is_in_use(session, type_id):
+        raise errors.BadRequest("Volume Type is currently in use.")
+    current.updated_at = models.utcnow()
+
+
+# -- access
+
+
+def projects(ctx: Context, kind: models.VolumeType) -> list[models.TypeAccess]:
+    """Which projects may use a type that is not public. Raises NotFound for one that is."""
+    if kind.is_public:
+        raise errors.NotFound("Access list not available for public volume types.")
+    table = models.TypeAccess
     with ctx.world.db.read() as session:
-        return list(session.scalars(select(table).where(table.is_public).order_by(table.created_at.desc(), table.id)))
+        given = select(table).where(table.volume_type_id == kind.id).order_by(table.project_id)
+        return list(session.scalars(given))
+
+
+def give(ctx: Context, kind: models.VolumeType, project_id: str) -> None:
+    """Let a project use a type. Raises InvalidVolumeType for a public one, VolumeTypeAccessExists."""
+    with refusing(errors.VolumeTypeAccessExists(kind.id, project_id)), ctx.world.db.write() as session:
+        _lock_private(session, kind.id)
+        session.add(models.TypeAccess(volume_type_id=kind.id, project_id=project_id))
+
+
+def take(ctx: Context, kind: models.VolumeType, project_id: str) -> None:
+    """Let a project use a type no more. Raises InvalidVolumeType for a public one, VolumeTypeAccessNotFound."""
+    with ctx.world.db.write() as session:
+        _lock_private(session, kind.id)
+        row = session.get(models.TypeAccess, (kind.id, project_id))
+        if row is None:
+            raise errors.VolumeTypeAccessNotFound(kind.id, project_id)
+        session.delete(row)
+
+
+def _lock_private(session: Session, type_id: str) -> None:
+    if lock(session, type_id).is_public:
+        raise errors.InvalidVolumeType("Type access modification is not applicable to public volume type.")

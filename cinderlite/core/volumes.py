@@ -336,6 +336,9 @@ def _settled(
         volume.migration_status = "error"
     if volume.deleted:
         end_transfers(session, volume.id)
+    if intent["verb"] in ("retype", "retype_and_move") and error is None:
+        taken_along = sqlalchemy.update(models.Snapshot).where(models.Snapshot.volume_id == volume.id)
+        session.execute(taken_along.values(volume_type_id=volume.volume_type_id))
     if intent["verb"] in ("delete", "revert"):
         _settle_snapshots(session, volume.id, gone=intent["verb"] == "delete" and error is None)
 

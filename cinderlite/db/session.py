@@ -98,6 +98,15 @@ def make_and_lock(session: Session, table: type[Any], **key: Any) -> None:
 
 
 @contextlib.contextmanager
+def refusing(error: errors.CinderliteError) -> Iterator[None]:
+    """Around a transaction: raise `error` if it would break a unique name or leave a row without what it names."""
+    try:
+        yield
+    except exc.IntegrityError as broken:
+        raise error from broken
+
+
+@contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield

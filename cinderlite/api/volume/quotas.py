@@ -16,7 +16,7 @@ from cinderlite.api.schema import VIEW, Body
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import quotas
-from cinderlite.core.types import visible as visible_types
+from cinderlite.core.types import usable as usable_types
 
 bp = Blueprint("quotas", SERVICE, "Limits and quotas.")
 
@@ -77,7 +77,7 @@ def _with_types(ctx: Context, values: Mapping[str, Any], empty: Any) -> dict[str
     """The values with the keys that clients expect for each volume type, which has no limits of its own here."""
     per_type = {
         f"{resource}_{kind.name}": empty
-        for kind in visible_types(ctx)
+        for kind in usable_types(ctx)
         for resource in ("volumes", "gigabytes", "snapshots")
     }
     return {**values, **per_type}
