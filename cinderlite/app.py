@@ -30,7 +30,7 @@ from cinderlite.api import auth, compute, faults, openapi, rest, versions, volum
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, Settings, World
-from cinderlite.core import reconcile, types
+from cinderlite.core import group_types, reconcile, types
 from cinderlite.db.session import Database
 from cinderlite.guests.qmp import QmpHypervisor
 from cinderlite.jobs import Jobs
@@ -47,6 +47,7 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         availability_zone=conf.default_availability_zone or conf.storage_availability_zone,
         zone_fallback=conf.allow_availability_zone_fallback,
         default_volume_type=conf.default_volume_type,
+        default_group_type=conf.default_group_type,
         quotas={
             name: conf[f"quota_{name}"]
             for name in ("volumes", "snapshots", "gigabytes", "backups", "backup_gigabytes", "groups")
@@ -159,6 +160,7 @@ def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
     edge = Edge(conf, world)
     app.extensions["cinderlite"] = edge
     types.ensure_default(world)
+    group_types.ensure_reserved(world)
     _hook(app)
     versions.register(app, edge.base_url, lambda: _health(world, conf.healthcheck_timeout))
     _serve_metrics(app, conf.metrics_allowed_networks)

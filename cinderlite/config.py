@@ -113,6 +113,7 @@ SERVICE = [
         help="Create a volume that asks for an unknown zone in the default one instead of refusing it.",
     ),
     cfg.StrOpt("default_volume_type", default="__DEFAULT__", help="Name of the type of a volume created without one."),
+    cfg.StrOpt("default_group_type", help="Name of the group type that clients are told is the default one."),
     cfg.IntOpt("quota_volumes", default=10, min=-1, help="Volumes a project may have; -1 for no limit."),
     cfg.IntOpt("quota_snapshots", default=10, min=-1, help="Snapshots a project may have; -1 for no limit."),
     cfg.IntOpt("quota_gigabytes", default=1000, min=-1, help="GiB of volumes a project may have; -1 for no limit."),

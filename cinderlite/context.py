@@ -25,6 +25,7 @@ class Settings:
     availability_zone: str
     zone_fallback: bool
     default_volume_type: str
+    default_group_type: str | None
     quotas: dict[str, int]
     per_volume_gigabytes: int
     max_page: int

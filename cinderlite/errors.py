@@ -9,6 +9,7 @@ The tree (class, status)::
     │   ├── InvalidVolume, InvalidSnapshot, InvalidVolumeType  the state does not allow it
     │   ├── InvalidAuthKey                that is not the key of the transfer
     │   ├── VolumeTypeInUse, VolumeTypeIsDefault  something still needs the type
+    │   ├── InvalidGroup, InvalidGroupSnapshot, InvalidGroupType, GroupTypeInUse
     │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
@@ -19,12 +20,14 @@ The tree (class, status)::
     │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound
+    │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
     ├── VersionOutOfRange           406
     ├── Conflict                    409
     │   ├── VolumeTypeExists, VolumeTypeAccessExists
     │   ├── NoFreePlace                   the server has no room for another disk
+    │   ├── GroupTypeExists
     │   ├── AttachmentInUse               a live device stands behind the Cinder attachment
     │   └── GuestRefused                  QEMU said no
     ├── PreconditionFailed          412
@@ -110,6 +113,22 @@ class VolumeTypeIsDefault(BadRequest):
     template = "The volume type {0} is a default volume type and cannot be deleted."
 
 
+class InvalidGroup(BadRequest):
+    template = "Invalid group: {0}"
+
+
+class InvalidGroupSnapshot(BadRequest):
+    template = "Invalid GroupSnapshot: {0}"
+
+
+class InvalidGroupType(BadRequest):
+    template = "Invalid group type: {0}"
+
+
+class GroupTypeInUse(BadRequest):
+    template = "Target group type is still in use."
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -175,6 +194,22 @@ class AttachmentNotFound(NotFound):
     template = "Volume attachment could not be found with filter: attachment_id = {0}."
 
 
+class GroupNotFound(NotFound):
+    template = "Group {0} could not be found."
+
+
+class GroupSnapshotNotFound(NotFound):
+    template = "GroupSnapshot {0} could not be found."
+
+
+class GroupTypeNotFound(NotFound):
+    template = "Group type {0} could not be found."
+
+
+class GroupTypeSpecNotFound(NotFound):
+    template = "Group Type {0} has no specs with key {1}."
+
+
 class MessageNotFound(NotFound):
     template = "Message {0} could not be found."
 
@@ -214,6 +249,10 @@ class VolumeTypeAccessExists(Conflict):
 
 class NoFreePlace(Conflict):
     template = "{0}"
+
+
+class GroupTypeExists(Conflict):
+    template = "Group Type {0} already exists."
 
 
 class AttachmentInUse(Conflict):

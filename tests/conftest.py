@@ -23,7 +23,7 @@ from backends.service import Service
 from cinderlite import app as composition
 from cinderlite import config
 from cinderlite.context import Context, World
-from cinderlite.core import reconcile, types
+from cinderlite.core import group_types, reconcile, types
 from cinderlite.db.session import Database
 from cinderlite.jobs import Jobs
 from fakes_cluster import FakeCluster
@@ -83,6 +83,7 @@ def world(conf: cfg.ConfigOpts, databases: Databases) -> Iterator[World]:
     backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
     made = World(settings, Database(databases.fresh(), 10), backends, FakeHypervisor(), Jobs(0))
     types.ensure_default(made)
+    group_types.ensure_reserved(made)
     yield made
     made.db.close()
 

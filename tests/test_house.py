@@ -16,8 +16,11 @@ from cinderlite.api.microversion import Version
 
 SERVICES = [pytest.param(volume, id="volume"), pytest.param(compute, id="compute")]
 
-#: Operations that ask no policy: what they answer is the same for everybody who is logged in.
-FOR_EVERYBODY = {"services.zones", "services.extensions", "services.extension", "servers.extensions"}
+#: Operations that ask no policy: everybody who is logged in may.
+FOR_EVERYBODY = {
+    "services.zones", "services.extensions", "services.extension", "servers.extensions",
+    "group_types.index", "group_types.show_default", "group_types.show",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -33,7 +33,7 @@ class GroupTypeSpec(Base):
         String(36), ForeignKey("group_types.id", ondelete="CASCADE"), primary_key=True
     )
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    value: Mapped[str] = mapped_column(String(255))
+    value: Mapped[str | None] = mapped_column(String(255))
 
 
 class Group(Dated, Named, Working, Base):

@@ -94,7 +94,7 @@ def upgrade() -> None:
         "group_type_specs",
         sa.Column("group_type_id", sa.String(length=36), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
-        sa.Column("value", sa.String(length=255), nullable=False),
+        sa.Column("value", sa.String(length=255), nullable=True),
         sa.ForeignKeyConstraint(["group_type_id"], ["group_types.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("group_type_id", "key"),
     )

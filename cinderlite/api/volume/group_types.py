@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/group_types: the kinds of groups, which administrators make, and their specs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import marshmallow
+from marshmallow import fields
+from sqlalchemy import ColumnElement, func, true
+from sqlalchemy.orm import selectinload
+
+from cinderlite import errors
+from cinderlite.api import paging
+from cinderlite.api.microversion import Version
+from cinderlite.api.paging import Listing, boolean, filter_
+from cinderlite.api.rest import Blueprint, Page
+from cinderlite.api.schema import VIEW, Body, Bool, Computed, Name, Schema, versioned
+from cinderlite.api.volume import SERVICE
+from cinderlite.context import Context
+from cinderlite.core import group_types
+from cinderlite.db import models
+
+bp = Blueprint("group_types", SERVICE, "Group types: the kinds of groups, and their specs.")
+
+SINCE = "3.11"
+_STRICT = Version(3, 11)
+
+
+class GroupType(Schema):
+    """A group type."""
+
+    envelope = "group_type", "group_types"
+    links_key = "group_type_links"
+
+    id = fields.String()
+    name = fields.String()
+    description = fields.String()
+    is_public = fields.Boolean()
+    group_specs = versioned(Computed(group_types.specs), policy="group:access_group_types_specs")
+
+
+class Specs(fields.Dict):
+    """An object of specs; null is a value of its own."""
+
+    _KEY = re.compile(r"[a-zA-Z0-9\-_:.]{1,255}")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(keys=fields.String(), values=fields.Raw(allow_none=True), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        found: dict[str, Any] = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        for key, text in found.items():
+            if not self._KEY.fullmatch(key):
+                raise marshmallow.ValidationError(
+                    f"'{key[:255]}' does not match any of the regexes: '{self._KEY.pattern}'"
+                )
+            if text is not None and not isinstance(text, str):
+                raise marshmallow.ValidationError(f"{text!r} is not of type 'string', 'null'")
+            if text is not None and len(text) > 255:
+                raise marshmallow.ValidationError(f"'{text[:40]}...' is too long")
+        return found
+
+
+class GroupTypeCreate(Body):
+    """What the type is called and what its groups can do."""
+
+    envelope = "group_type", ""
+    strict_since = _STRICT
+
+    name = Name(required=True)
+    description = Name()
+    is_public = Bool()
+    group_specs = Specs(allow_none=True)
+
+
+class GroupTypeUpdate(Body):
+    """What is to change."""
+
+    envelope = "group_type", ""
+    strict_since = _STRICT
+
+    name = Name()
+    description = Name()
+    is_public = Bool()
+
+
+class SpecsBody(Body):
+    """Specs to add or to change."""
+
+    strict_since = _STRICT
+
+    group_specs = Specs(required=True)
+
+
+class SpecBody(Body):
+    """One spec: its key and its value."""
+
+    def values(self, inner: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec, under `group_specs`. Raises BadRequest."""
+        if len(inner) != 1:
+            raise errors.BadRequest(
+                f"Invalid input for field/attribute group_specs. {len(inner)} keys; one is expected"
+            )
+        return SpecsBody.twin(VIEW.get().version).values({"group_specs": dict(inner)})
+
+
+_T = models.GroupType
+
+
+def _public(text: str) -> ColumnElement[bool]:
+    return true() if text in ("None", "none", "null") else _T.is_public.is_(boolean("is_public", text))
+
+
+LISTING = Listing(
+    id=_T.id,
+    keys={
+        "id": _T.id, "name": _T.name, "created_at": _T.created_at, "is_public": _T.is_public,
+        "description": func.coalesce(_T.description, ""), "updated_at": func.coalesce(_T.updated_at, _T.created_at),
+    },
+    filters={"is_public": [filter_(_public)]},
+    like={},
+    not_found=errors.GroupTypeNotFound,
+)  # fmt: skip
+
+
+@bp.get("/group_types", returns=(200, GroupType), policy=None, since=SINCE)
+def index(ctx: Context, query: Mapping[str, str]) -> Page:
+    """List the public group types; administrators ask for others, or for all, with `is_public`.
+
+    Takes limit, marker, offset and sort.
+    """
+    heard = paging.RESERVED | ({"is_public"} if ctx.is_admin else set())
+    wanted = {key: query[key] for key in query if key in heard}
+    with ctx.world.db.read() as session:
+        return paging.page(
+            session, LISTING, group_types.visible(ctx), {"is_public": "True", **wanted},
+            version=VIEW.get().version, is_admin=False, most=ctx.settings.max_page,
+            options=[selectinload(_T.spec_rows)],
+        )  # fmt: skip
+
+
+@bp.get("/group_types/default", returns=(200, GroupType), policy=None, since=SINCE)
+def show_default(ctx: Context) -> models.GroupType:
+    """Show the group type that is configured as the default one (`default_group_type`)."""
+    return group_types.default(ctx)
+
+
+@bp.get("/group_types/<id>", returns=(200, GroupType), policy=None, on=group_types.get, since=SINCE)
+def show(_ctx: Context, kind: models.GroupType) -> models.GroupType:
+    """Show a group type."""
+    return kind
+
+
+@bp.post("/group_types", body=GroupTypeCreate, returns=(202, GroupType), policy="group:group_types:create", since=SINCE)
+def create(ctx: Context, body: dict[str, Any]) -> models.GroupType:
+    """Create a group type. Answers 409 if there is one of that name."""
+    if not body["name"]:
+        raise errors.BadRequest("Invalid input for field/attribute name. It cannot be empty.")
+    return group_types.create(ctx, **body)
+
+
+@bp.put(
+    "/group_types/<id>",
+    body=GroupTypeUpdate,
+    returns=(200, GroupType),
+    policy="group:group_types:update",
+    on=group_types.get,
+    since=SINCE,
+)
+def update(ctx: Context, kind: models.GroupType, body: dict[str, Any]) -> models.GroupType:
+    """Change a group type's name, description, or whether it is public."""
+    if body.get("name") == "":
+        raise errors.BadRequest("Group type name can not be empty.")
+    if all(value is None for value in body.values()):
+        raise errors.BadRequest("Specify group type name, description or a combination thereof.")
+    return group_types.update(ctx, kind, **body)
+
+
+@bp.delete("/group_types/<id>", returns=(202, None), policy="group:group_types:delete", on=group_types.get, since=SINCE)
+def delete(ctx: Context, kind: models.GroupType) -> None:
+    """Delete a group type, which no group may be of."""
+    group_types.delete(ctx, kind)
+
+
+_SPECS = "/group_types/<id>/group_specs"
+_SPEC = "/group_types/<id>/group_specs/<key>"
+
+
+@bp.get(_SPECS, policy="group:group_types_specs:get_all", on=group_types.get, since=SINCE)
+def list_specs(_ctx: Context, kind: models.GroupType) -> dict[str, Any]:
+    """List the specs of a group type."""
+    return {"group_specs": group_types.specs(kind)}
+
+
+@bp.post(
+    _SPECS,
+    body=SpecsBody,
+    returns=(202, None),
+    policy="group:group_types_specs:create",
+    on=group_types.get,
+    since=SINCE,
+)
+def create_specs(ctx: Context, kind: models.GroupType, body: dict[str, Any]) -> dict[str, Any]:
+    """Add specs to a group type, or change those of the same keys."""
+    group_types.set_specs(ctx, kind, body["group_specs"])
+    return body
+
+
+@bp.get(_SPEC, policy="group:group_types_specs:get", on=group_types.get, since=SINCE)
+def show_spec(_ctx: Context, kind: models.GroupType, key: str) -> dict[str, Any]:
+    """Show one spec of a group type."""
+    found = group_types.specs(kind)
+    if key not in found:
+        raise errors.GroupTypeSpecNotFound(kind.id, key)
+    return {key: found[key]}
+
+
+@bp.put(_SPEC, body=SpecBody, policy="group:group_types_specs:update", on=group_types.get, since=SINCE)
+def replace_spec(ctx: Context, kind: models.GroupType, body: dict[str, Any], key: str) -> dict[str, Any]:
+    """Set one spec of a group type."""
+    values: dict[str, Any] = body["group_specs"]
+    if list(values) != [key]:
+        raise errors.BadRequest("Request body and URI mismatch")
+    group_types.set_specs(ctx, kind, values)
+    return values
+
+
+@bp.delete(_SPEC, returns=(202, None), policy="group:group_types_specs:delete", on=group_types.get, since=SINCE)
+def delete_spec(ctx: Context, kind: models.GroupType, key: str) -> None:
+    """Remove one spec of a group type."""
+    group_types.delete_spec(ctx, kind, key)
