@@ -10,6 +10,7 @@ The tree (class, status)::
     │   ├── InvalidAuthKey                that is not the key of the transfer
     │   ├── VolumeTypeInUse, VolumeTypeIsDefault  something still needs the type
     │   ├── InvalidGroup, InvalidGroupSnapshot, InvalidGroupType, GroupTypeInUse
+    │   ├── VolumeTypeEncryptionExists    the type has its encryption already
     │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
@@ -19,8 +20,8 @@ The tree (class, status)::
     │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound
     │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
-    │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound
     │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
+    │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound, VolumeTypeEncryptionNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
     ├── VersionOutOfRange           406
@@ -129,6 +130,10 @@ class GroupTypeInUse(BadRequest):
     template = "Target group type is still in use."
 
 
+class VolumeTypeEncryptionExists(BadRequest):
+    template = "Volume type encryption for type {0} already exists."
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -168,6 +173,10 @@ class ExtraSpecNotFound(NotFound):
 
 class VolumeTypeAccessNotFound(NotFound):
     template = "Volume type access not found for {0} / {1} combination."
+
+
+class VolumeTypeEncryptionNotFound(NotFound):
+    template = "Volume type encryption for type {0} does not exist."
 
 
 class VolumeMetadataNotFound(NotFound):

@@ -39,6 +39,12 @@ _OWN: dict[type[marshmallow.fields.Field[Any]], dict[str, Any]] = {
             {"type": "string", "pattern": "^0*[1-9][0-9]{0,7}$", "maxLength": 9},
         ]
     },
+    shapes.Whole: {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+            {"type": "string", "pattern": "^[0-9]{1,9}$"},
+        ]
+    },
     shapes.Name: {"type": "string", "maxLength": 255},
     shapes.Label: {"type": "string", "maxLength": 255, "pattern": r"\S"},
     shapes.Specs: {

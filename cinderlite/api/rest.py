@@ -63,11 +63,12 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What an operation returns when a value is not all there is to say."""
+    """What an operation returns when a value is not all there is to say; `text` stands for itself, not as JSON."""
 
     value: Any = None
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     status: int | None = None
+    text: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -317,12 +318,10 @@ def _storable(text: str) -> bool:
 def _respond(operation: Operation, result: Any) -> flask.Response:
     answer = result if isinstance(result, Answer) else Answer(result)
     payload = _payload(operation, answer.value)
-    response = flask.Response(
-        "" if payload is None else json.dumps(payload),
-        status=answer.status or operation.status,
-        content_type="application/json",
-    )
-    if payload is None:
+    text = answer.text or ("" if payload is None else json.dumps(payload))
+    kind = "application/json" if answer.text is None else "text/plain; charset=utf-8"
+    response = flask.Response(text, status=answer.status or operation.status, content_type=kind)
+    if not text:
         del response.headers["Content-Type"]
     response.headers.extend(answer.headers)
     return response

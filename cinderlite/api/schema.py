@@ -252,9 +252,10 @@ def named(body: Mapping[str, Any]) -> dict[str, Any]:
     return old | {key: body[key] for key in names.values() if key in body}
 
 
-class GiB(fields.Integer):
-    """A size in GiB: an integer or its digits, at least 1."""
+class Whole(fields.Integer):
+    """A whole number from 0, or its digits."""
 
+    least: ClassVar[int] = 0
     _DIGITS = re.compile(r"[0-9]+")
 
     def _deserialize(
@@ -268,11 +269,17 @@ class GiB(fields.Integer):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise marshmallow.ValidationError(f"{value!r} is not an integer")
-        if value < 1:
-            raise marshmallow.ValidationError(f"{value} is less than the minimum of 1")
+        if value < self.least:
+            raise marshmallow.ValidationError(f"{value} is less than the minimum of {self.least}")
         if value > 2**31 - 1:
             raise marshmallow.ValidationError(f"{value} is greater than the maximum of {2**31 - 1}")
         return value
+
+
+class GiB(Whole):
+    """A size in GiB: an integer or its digits, at least 1."""
+
+    least = 1
 
 
 class Name(fields.String):

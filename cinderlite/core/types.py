@@ -121,15 +121,17 @@ def _called(name_or_id: str) -> ColumnElement[bool]:
 def _hold(
     session: Session, query: Select[models.VolumeType], name_or_id: str | None
 ) -> tuple[models.VolumeType, bool] | None:
-    """The type with its extra specs, held as it is, and whether its volumes are encrypted; in one statement."""
+    """The type with its extra specs, held as it is, and whether its volumes are encrypted."""
     table = models.VolumeType
+    # A type may be called by what is another one's id: the id counts.
+    named = query.with_only_columns(table.id).order_by(table.id != (name_or_id or "")).limit(1)
+    held = session.scalar(named.with_for_update(read=True, key_share=True))
+    # A statement of its own: one that waited for the row sees of all others what there was before the wait.
     encrypted = exists().where(models.TypeEncryption.volume_type_id == table.id)
     found = session.execute(
-        query.add_columns(encrypted)
+        select(table, encrypted)
+        .where(table.id == held)
         .options(joinedload(table.extra_spec_rows))
-        # A type may be called by what is another one's id: the id counts.
-        .order_by(table.id != (name_or_id or ""))
-        .with_for_update(read=True, key_share=True, of=table)
         .execution_options(populate_existing=True)
     )
     row = found.unique().first()
@@ -249,7 +251,7 @@ def _refuse_default(ctx: Context, session: Session, kind: models.VolumeType) -> 
 def set_extra_specs(ctx: Context, kind: models.VolumeType, specs: Mapping[str, str]) -> dict[str, str]:
     """Add extra specs, or replace the values of those there are; answers what was given. Raises BadRequest if used."""
     with ctx.world.db.write() as session:
-        _lock_unused(session, kind.id)
+        lock_unused(session, kind.id)
         for key, value in specs.items():
             session.merge(models.ExtraSpec(volume_type_id=kind.id, key=key, value=value))
     return dict(specs)
@@ -258,14 +260,15 @@ def set_extra_specs(ctx: Context, kind: models.VolumeType, specs: Mapping[str, s
 def delete_extra_spec(ctx: Context, kind: models.VolumeType, key: str) -> None:
     """Remove an extra spec. Raises ExtraSpecNotFound, BadRequest if a volume has the type."""
     with ctx.world.db.write() as session:
-        _lock_unused(session, kind.id)
+        lock_unused(session, kind.id)
         row = session.get(models.ExtraSpec, (kind.id, key))
         if row is None:
             raise errors.ExtraSpecNotFound(kind.id, key)
         session.delete(row)
 
 
-def _lock_unused(session: Session, type_id: str) -> None:
+def lock_unused(session: Session, type_id: str) -> None:
+    """Lock a type whose meaning is about to change. Raises BadRequest if a volume has it."""
     current = lock(session, type_id)
     if is_in_use(session, type_id):
         raise errors.BadRequest("Volume Type is currently in use.")
