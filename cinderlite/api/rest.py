@@ -121,7 +121,7 @@ class Blueprint(flask.Blueprint):
 
         def declare(function: Function) -> Function:
             view = _view(self.service, self._declare(function, method, rule, **declared))
-            self.add_url_rule(rule, function.__name__, view, methods=[method], strict_slashes=False)
+            self.add_url_rule(rule, function.__name__, view, methods=[method])
             return function
 
         return declare
@@ -140,7 +140,7 @@ class Blueprint(flask.Blueprint):
                 raise TypeError(f"{name} is declared twice for {rule}")
             if not actions:
                 view = _actions_view(self.service, actions)
-                self.add_url_rule(rule, f"{function.__name__}_and_others", view, methods=["POST"], strict_slashes=False)
+                self.add_url_rule(rule, f"{function.__name__}_and_others", view, methods=["POST"])
             actions[name] = operation
             return function
 

@@ -225,11 +225,28 @@ def move(source: Any, target: Any, name: str) -> None:
         try:
             rbd.RBD().migration_prepare(source, name, target, name)
         except rbd.ImageNotFound:
-            with rbd.Image(target, name, read_only=True):  # Moved already; raises ImageNotFound if it is nowhere.
-                return
+            if not _made_whole(source, name):
+                with rbd.Image(target, name, read_only=True):  # Moved already; raises ImageNotFound if it is nowhere.
+                    return
+            rbd.RBD().migration_prepare(source, name, target, name)
     if state != rbd.RBD_IMAGE_MIGRATION_STATE_EXECUTED:
         rbd.RBD().migration_execute(target, name, on_progress=_go_on)
     rbd.RBD().migration_commit(target, name)
+
+
+def _made_whole(source: Any, name: str) -> bool:
+    """Give a clone what it shares with its parent; False if there is no such image.
+
+    A clone whose parent's snapshot was removed is not found by migration_prepare.
+    """
+    import rbd
+
+    try:
+        with rbd.Image(source, name) as image:
+            image.flatten(on_progress=_go_on)
+    except rbd.ImageNotFound:
+        return False
+    return True
 
 
 def _migration(target: Any, name: str) -> int | None:

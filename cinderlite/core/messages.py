@@ -19,11 +19,19 @@ from cinderlite.db import models
 #: Days that a message is kept (Cinder's message_ttl is 30 days).
 KEPT = datetime.timedelta(days=30)
 
+#: The verb of a volume for which there is no place, whatever else was to be done.
+SCHEDULE = "schedule"
+
+#: Cinder's numbers for what went wrong.
+UNKNOWN_ERROR = "001"
+NO_BACKEND = "003"
+
 #: What a message is about: Cinder's word for it, and verb → (Cinder's action number, its words).
 ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
     models.Volume: (
         "VOLUME",
         {
+            SCHEDULE: ("001", "schedule allocate volume"),
             "create": ("008", "create volume from backend storage"),
             "fill": ("008", "create volume from backend storage"),
             "delete": ("001", "delete volume"),
@@ -48,7 +56,9 @@ ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
 }
 
 
-def leave(session: Session, row: Any, verb: str, text: str, *, request_id: str = "") -> None:
+def leave(
+    session: Session, row: Any, verb: str, text: str, *, request_id: str = "", detail: str = UNKNOWN_ERROR
+) -> None:
     """Leave a message about a row for its project, in the transaction that settles it; nothing for a verb of ours."""
     kind, actions = ABOUT[type(row)]
     if verb not in actions:
@@ -61,7 +71,7 @@ def leave(session: Session, row: Any, verb: str, text: str, *, request_id: str =
             request_id=request_id,
             resource_type=kind,
             resource_uuid=row.volume_id if isinstance(row, models.Attachment) else row.id,
-            event_id=f"VOLUME_{kind}_{number}_001",
+            event_id=f"VOLUME_{kind}_{number}_{detail}",
             text=f"{words}: {text}",
             created_at=now,
             expires_at=now + KEPT,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import types
+from cinderlite.core import capabilities, types
 from cinderlite.db import models
 
 
@@ -30,11 +30,11 @@ def choose(
     zone: str | None,
     hints: Mapping[str, Any],
     near: str | None = None,
-) -> tuple[Backend, str]:
-    """The back end for a volume of `size` GiB of a type, and its zone.
+) -> tuple[Backend, str, bool]:
+    """The back end for a volume of `size` GiB of a type, its zone, and whether it fits.
 
-    `near` is the pool of the source that it is made from: a clone is where its parent is. Raises InvalidInput for an
-    unknown zone, NoBackend if none fits.
+    `near` is the pool of the source that it is made from: a clone is where its parent is. If none fits it is the first
+    one: as in Cinder a volume is accepted before a place is looked for. Raises InvalidInput for an unknown zone.
     """
     del session, size, hints
     world = ctx.world
@@ -44,14 +44,11 @@ def choose(
             raise errors.InvalidInput(f"Availability zone '{zone}' is invalid.")
         wanted = world.settings.availability_zone
     if near is not None:
-        return world.backend(near), wanted
+        return world.backend(near), wanted, True
     fitting = [backend for backend in world.backends.values() if fits(backend, kind, wanted)]
-    if not fitting:
-        raise errors.NoBackend
-    return fitting[0], wanted
+    return next(iter(fitting or world.backends.values())), wanted, bool(fitting)
 
 
 def fits(backend: Backend, kind: models.VolumeType, zone: str) -> bool:
     """Whether volumes of a type and in a zone may be on a back end."""
-    name = types.extra_specs(kind).get("volume_backend_name")
-    return name in (None, backend.volume_backend_name) and backend.availability_zone == zone
+    return backend.availability_zone == zone and capabilities.satisfy(backend, types.extra_specs(kind))

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import exc, func, select
 
 from cinderlite.context import Backend, Context, World
+from cinderlite.core import capabilities
 from cinderlite.db import models
 
 GIB = 1024**3
@@ -53,21 +54,14 @@ def pool(ctx: Context, backend: Backend) -> dict[str, Any]:
             )
         )
     return {
-        "volume_backend_name": backend.volume_backend_name,
-        "vendor_name": "Open Source",
-        "driver_version": "1.0.0",
-        "storage_protocol": "ceph",
+        **capabilities.of(backend),
         "total_capacity_gb": round(capacity.total_bytes / GIB, 2),
         "free_capacity_gb": round(capacity.free_bytes / GIB, 2),
         "allocated_capacity_gb": int(allocated or 0),
         "provisioned_capacity_gb": round(capacity.provisioned_bytes / GIB, 2),
         "reserved_percentage": backend.reserved_percentage,
         "max_over_subscription_ratio": str(backend.max_over_subscription_ratio),
-        "thin_provisioning_support": True,
-        "multiattach": False,
-        "QoS_support": False,
         "location_info": f"ceph:{backend.cluster.fsid()}:{backend.cluster.pool}",
         "backend_state": "up",
-        "replication_enabled": False,
         "timestamp": models.utcnow().isoformat(),
     }

@@ -153,7 +153,9 @@ def create(
             attachments=[],
             **(dict(origin.columns) | columns),
         )
-        arguments = {"source": {"kind": source[0], "id": source[1], **origin.arguments}} if source else {}
+        arguments: dict[str, Any] = {} if plan.fits else {"unplaced": True}
+        if source is not None:
+            arguments["source"] = {"kind": source[0], "id": source[1], **origin.arguments}
         owner = LIFECYCLE.start(volume, origin.verb, ctx.settings.lease, ctx.request_id, **arguments)
         session.add(volume)
     LIFECYCLE.run(ctx.world, volume.id, owner)
@@ -184,6 +186,8 @@ class _Plan:
     kind: models.VolumeType
     zone: str
     backend: Backend
+    #: Whether any back end has what the type asks for; if not, the volume fails as soon as it is accepted.
+    fits: bool
 
 
 def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
@@ -202,7 +206,7 @@ def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
             f"Volume size '{size}'GB cannot be smaller than the size of its source, {origin.size}GB."
         )
     kind = types.for_new_volume(ctx, session, wanted.volume_type or origin.volume_type_id)
-    backend, zone = placement.choose(
+    backend, zone, fits = placement.choose(
         ctx,
         session,
         kind,
@@ -211,12 +215,14 @@ def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
         hints=wanted.hints,
         near=origin.host,
     )
-    return _Plan(size, origin, kind, zone, backend)
+    return _Plan(size, origin, kind, zone, backend, fits)
 
 
 @LIFECYCLE.step("create")
 @LIFECYCLE.step("fill")
 def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if arguments.get("unplaced"):
+        raise errors.NoBackend
     source = arguments.get("source")
     if source is not None:
         return SOURCES[source["kind"]].fill(world, volume, source)
@@ -331,7 +337,15 @@ def _settled(
     session: Session, volume: models.Volume, intent: Mapping[str, Any], error: errors.CinderliteError | None
 ) -> None:
     if error is not None:
-        messages.leave(session, volume, intent["verb"], error.message, request_id=intent["request_id"])
+        placed = not isinstance(error, errors.NoBackend)
+        messages.leave(
+            session,
+            volume,
+            intent["verb"] if placed else messages.SCHEDULE,
+            error.message,
+            request_id=intent["request_id"],
+            detail=messages.UNKNOWN_ERROR if placed else messages.NO_BACKEND,
+        )
     if intent["verb"] in ("migrate", "retype_and_move") and error is not None:
         volume.migration_status = "error"
     if volume.deleted:

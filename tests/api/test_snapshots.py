@@ -61,6 +61,7 @@ def test_what_cannot_be_snapshotted_is_refused(client: Client, stranger: Client,
     body = {"snapshot": {"volume_id": volume}}
     assert stranger.post("/v3/snapshots", body).status_code == 404
     assert client.post("/v3/snapshots", {"snapshot": {"name": "x"}}).status_code == 400
+    assert client.post("/v3/snapshots", {"snapshot": {"volume_id": None}}).status_code == 404
     assert (
         client.at("3.66").post("/v3/snapshots", {"snapshot": {"volume_id": volume, "force": False}}).status_code == 400
     )

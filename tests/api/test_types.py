@@ -380,3 +380,17 @@ def test_snapshots_count_for_the_type_their_volume_has_now(admin: Client, client
     retype = {"os-retype": {"new_type": "gold", "migration_policy": "never"}}
     assert client.post(f"/v3/volumes/{volume}/action", retype).status_code == 202
     assert client.post("/v3/snapshots", {"snapshot": {"volume_id": volume}}).status_code == 413
+
+
+def test_a_volume_for_which_there_is_no_place_fails_with_a_message(admin: Client, client: Client, world: World) -> None:
+    make(admin, "strange", extra_specs={"storage_protocol": "iSCSI"})
+    made = client.post("/v3/volumes", {"volume": {"size": 1, "volume_type": "strange"}})
+    assert (made.status_code, made.json["volume"]["status"]) == (202, "creating")
+    volume = f"/v3/volumes/{made.json['volume']['id']}"
+    assert client.get(volume).json["volume"]["status"] == "error"
+    [message] = client.at("3.3").get("/v3/messages").json["messages"]
+    assert message["event_id"] == "VOLUME_VOLUME_001_003"
+    assert message["resource_uuid"] == made.json["volume"]["id"]
+    assert cluster_of(world).images("") == set()
+    assert client.delete(volume).status_code == 202
+    assert client.get(volume).status_code == 404

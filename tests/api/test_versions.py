@@ -24,7 +24,8 @@ def nobody(application: flask.Flask) -> Client:
 def test_discovery_needs_no_login(nobody: Client) -> None:
     root = nobody.get("/")
     assert root.status_code == 300
-    assert {entry["id"] for entry in root.json["versions"]} == {"v3.0", "v2.1"}
+    assert root.json == nobody.get("/v3/").json
+    assert [entry["id"] for entry in root.json["versions"]] == ["v3.0"]
     for path in ("/v3", "/v3/"):
         answer = nobody.get(path)
         assert answer.status_code == 200
@@ -118,7 +119,8 @@ def test_request_ids_are_answered_on_success_and_failure(client: Client) -> None
 
 
 def test_unknown_paths_and_methods_are_404_in_json(client: Client) -> None:
-    for method, path in (("GET", "/nowhere"), ("GET", "/v3/images/x"), ("DELETE", "/v3/volumes"), ("GET", "/v2.1/x")):
+    for method, path in (("GET", "/nowhere"), ("GET", "/v3/images/x"), ("DELETE", "/v3/volumes"), ("GET", "/v2.1/x"),
+                         ("GET", "/v3/volumes/"), ("PUT", "/v3/volumes/")):  # fmt: skip
         answer = client.request(method, path)
         assert answer.status_code == 404
         assert answer.json["itemNotFound"]["code"] == 404

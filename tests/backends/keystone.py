@@ -130,6 +130,12 @@ class Keystone:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return str(answer.headers["X-Subject-Token"])
 
+    def add_service(self, kind: str, name: str, url: str) -> None:
+        """Put a service and its address into the catalogue."""
+        service = self._call("POST", "/services", {"service": {"type": kind, "name": name}})["service"]["id"]
+        endpoint = {"service_id": service, "interface": "public", "region_id": "RegionOne", "url": url}
+        self._call("POST", "/endpoints", {"endpoint": endpoint})
+
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(self.auth_url, timeout=5) as answer:
@@ -170,6 +176,4 @@ class Keystone:
             # Debian 12's openstack opens an image client for each volume it creates, and wants an address for it.
             ("image", "glance", self.image or f"{self.endpoint}/v3"),
         ):  # fmt: skip
-            service = self._call("POST", "/services", {"service": {"type": kind, "name": name}})["service"]["id"]
-            endpoint = {"service_id": service, "interface": "public", "region_id": "RegionOne", "url": url}
-            self._call("POST", "/endpoints", {"endpoint": endpoint})
+            self.add_service(kind, name, url)

@@ -226,3 +226,16 @@ def test_an_image_moves_to_another_pool_with_its_snapshots(
         cluster.info(name)
     with pytest.raises(errors.ImageNotFound):
         cluster.move(f"{name}-that-is-not-there", target.pool)
+
+
+def test_a_clone_moves_whose_snapshot_is_gone(cluster: Cluster, target: Cluster, name: str, write: Write) -> None:
+    cluster.create(name, GIB)
+    write(name, "kept")
+    cluster.snapshot(name, "snapshot-a")
+    cluster.clone(name, "snapshot-a", f"{name}-clone", GIB)
+    cluster.snapshot(f"{name}-clone", "snapshot-b")
+    cluster.remove_snapshot(name, "snapshot-a")
+    for _ in range(2):
+        cluster.move(f"{name}-clone", target.pool)
+    assert [one.name for one in target.snapshots(f"{name}-clone")] == ["snapshot-b"]
+    assert cluster.info(name).size_bytes == GIB

@@ -97,9 +97,17 @@ def _row(ctx: Context, row: models.Service) -> _Row:
 
 @bp.get("/os-services", returns=(200, Service), policy="volume_extension:services:index")
 def index(ctx: Context, query: Mapping[str, str]) -> list[_Row]:
-    """List the API hosts as the Cinder services that each of them stands for; filters host and binary."""
+    """List the API hosts as the Cinder services that each of them stands for; filters host and binary.
+
+    A host's name finds its back ends (host@backend), too.
+    """
     rows = [_row(ctx, row) for row in services.listed(ctx)]
-    return [row for row in rows if query.get("binary") in (None, row.binary) and query.get("host") in (None, row.host)]
+    return [
+        row
+        for row in rows
+        if query.get("binary") in (None, row.binary)
+        and query.get("host") in (None, row.host, row.host.partition("@")[0])
+    ]
 
 
 @bp.get("/scheduler-stats/get_pools", policy="scheduler_extension:scheduler_stats:get_pools")

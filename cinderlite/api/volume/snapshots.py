@@ -81,7 +81,7 @@ class SnapshotCreate(Body):
 
     envelope = "snapshot", ""
 
-    volume_id = Id(required=True)
+    volume_id = Id(required=True, allow_none=True)
     name = Name()
     display_name = Name()
     description = Name()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs OpenStack's integration tests on a real Ceph, a real Keystone and this service; see `tox -e tempest`.
+
+`expected.yaml` beside this file says which tests must pass, and which cannot apply and why. A run fails when one that
+must pass did not, for whatever reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from backends import glance as images
+from backends import keystone as identity
+from backends import tempest
+from backends.expectations import Expectations
+from backends.glance import Glance
+from backends.keystone import Keystone
+from backends.service import Service
+from lab import packages
+from lab.ceph import Ceph
+from lab.process import LabError
+
+#: What two cores do in six minutes must have ended by then.
+SECONDS = 600
+#: The second back end, and its pool.
+SECOND = "second"
+IMAGE_BYTES = 2**20
+HERE = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud:
+    """A service over two pools of a Ceph of its own, with a Keystone and a Glance, which holds one image."""
+
+    service: Service
+    keystone: Keystone
+    image: str
+
+
+@contextlib.contextmanager
+def cloud(directory: pathlib.Path) -> Iterator[Cloud]:
+    """A cloud, whatever becomes of the body."""
+    packages.ensure((*identity.PACKAGES, *images.PACKAGES))
+    with contextlib.ExitStack() as stack:
+        ceph = Ceph(directory / "ceph")
+        stack.callback(ceph.destroy)
+        ceph.start()
+        ceph.add_pool(SECOND)
+        service = Service(directory / "service", ceph.conf, directory / "guests")
+        glance = Glance(directory / "glance")
+        keystone = Keystone(directory / "keystone", service.url, glance.url)
+        stack.callback(keystone.stop)
+        keystone.start()
+        # tempest takes most of its volume tests for those of a cloud with networks, and asks for some to clean up.
+        keystone.add_service("network", "neutron", f"{service.url}/no-networks-here")
+        stack.callback(glance.stop)
+        glance.start(keystone, ceph)
+        service.configure(options(keystone, ceph))
+        stack.callback(service.stop)
+        service.start()
+        image = glance.create(bytes(IMAGE_BYTES), keystone.token("admin", "admin"), visibility="public")
+        yield Cloud(service, keystone, image)
+
+
+def options(keystone: Keystone, ceph: Ceph) -> dict[str, dict[str, object]]:
+    """What the service is told beside what the lab tells it anyway."""
+    return {
+        "DEFAULT": {"auth_strategy": "keystone", "enabled_backends": f"ceph,{SECOND}"},
+        "keystone_authtoken": keystone.middleware(),
+        SECOND: {"rbd_ceph_conf": ceph.conf, "rbd_pool": SECOND},
+    }
+
+
+def suite(directory: pathlib.Path, kind: str, selection: str) -> list[tempest.Result]:
+    """Run the tests of a kind and print a line for each."""
+    work = directory / kind
+    work.mkdir()
+    found = tempest.installed(kind)
+    with cloud(work) as made:
+        conf = work / "tempest.conf"
+        tempest.configure(conf, made.keystone, image=made.image, backends=("ceph", SECOND))
+        done = []
+        for one in tempest.Tempest(found, conf, work / "out").run(selection, concurrency=2, seconds=SECONDS):
+            print(f"{one.word:8}{one.seconds:7.2f}  {one.name}", flush=True)
+            done.append(one)
+    return done
+
+
+def main() -> int:
+    """Run the suite of the kind that the command line names, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=("newest", "debian12"))
+    parser.add_argument("--only", default=tempest.SELECTION, metavar="REGEX", help="tests to run; all by default")
+    parser.add_argument("--directory", type=pathlib.Path, help="where everything is kept; a temporary one by default")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as temporary:
+        try:
+            done = suite(options.directory or pathlib.Path(temporary), options.kind, options.only)
+        except LabError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    verdict = Expectations.read(HERE / "expected.yaml", options.kind, options.only).judge(done)
+    print(verdict.text(time.monotonic() - began))
+    return 0 if verdict.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
