@@ -78,6 +78,7 @@ def real_world(conf: cfg.ConfigOpts) -> World:
             observe=metrics.observe_guest,
         ),
         jobs=Jobs(conf.job_threads),
+        backup_cluster=_backup_cluster(conf),
     )
 
 
@@ -98,10 +99,23 @@ def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
 
 
 def _cluster(section: Any) -> Cluster:
+    return _connected(section, section.rbd_pool, section.rbd_ceph_conf, section.rbd_user)
+
+
+def _backup_cluster(conf: cfg.ConfigOpts) -> Cluster | None:
+    """The cluster of the backup pool, with the time-outs of the first back end."""
+    if conf.backup_ceph_pool is None:
+        return None
+    return _connected(
+        conf[conf.enabled_backends[0]], conf.backup_ceph_pool, conf.backup_ceph_conf, conf.backup_ceph_user
+    )
+
+
+def _connected(section: Any, pool: str, conffile: str, user: str) -> Cluster:
     return Cluster(
-        pool=section.rbd_pool,
-        conffile=section.rbd_ceph_conf,
-        user=section.rbd_user,
+        pool=pool,
+        conffile=conffile,
+        user=user,
         connect_timeout=section.rados_connect_timeout,
         mon_timeout=section.rados_mon_op_timeout,
         osd_timeout=section.rados_osd_op_timeout,

@@ -142,6 +142,11 @@ SERVICE = [
         min=1,
         help="Jobs that move data (backups, images, moves between pools) which one process does at a time.",
     ),
+    cfg.StrOpt("backup_ceph_pool", help="Pool that backups are kept in; without it there are no backups."),
+    cfg.StrOpt(
+        "backup_ceph_conf", default="/etc/ceph/ceph.conf", help="Configuration file of the cluster of that pool."
+    ),
+    cfg.StrOpt("backup_ceph_user", default="cinderlite", help="cephx user for that pool, without 'client.'."),
     cfg.IntOpt("reconcile_batch", default=100, min=1, help="Most rows that one pass takes up of a kind."),
     cfg.FloatOpt(
         "service_down_time", default=60.0, min=1.0, help="Seconds without a sign of life after which a service is down."

@@ -68,6 +68,8 @@ class World:
     backends: Mapping[str, Backend]
     guests: Hypervisor
     jobs: Jobs
+    #: The cluster with the backup pool, if there are to be backups.
+    backup_cluster: Cluster | None = None
     #: Set to make the reconciler look now rather than at its next turn.
     wake: threading.Event = dataclasses.field(default_factory=threading.Event)
 

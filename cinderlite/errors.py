@@ -6,7 +6,7 @@ The tree (class, status)::
     CinderliteError                 500
     ├── BadRequest                  400   what the caller sent cannot be done, now or ever
     │   ├── InvalidInput                  a value is wrong
-    │   ├── InvalidVolume, InvalidSnapshot, InvalidVolumeType  the state does not allow it
+    │   ├── InvalidVolume, InvalidSnapshot, InvalidBackup, InvalidVolumeType  the state does not allow it
     │   ├── InvalidAuthKey                that is not the key of the transfer
     │   ├── VolumeTypeInUse, VolumeTypeIsDefault  something still needs the type
     │   ├── InvalidGroup, InvalidGroupSnapshot, InvalidGroupType, GroupTypeInUse
@@ -17,7 +17,7 @@ The tree (class, status)::
     ├── Forbidden                   403
     │   └── TooManyAttachments            the server holds as many volumes as is allowed
     ├── NotFound                    404
-    │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound
+    │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound, BackupNotFound
     │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
@@ -44,12 +44,14 @@ The tree (class, status)::
         ├── GuestTimeout                  begun, and its end is unknown: look before repeating
         ├── GuestStillWatches             its process is gone, but Ceph has not noticed yet
         ├── BackendMissing                a back end that this process is not configured for
+        ├── BackupServiceMissing          no backup pool is configured, or none in that zone
         ├── Superseded                    the work's lease was lost: somebody else does it now
         └── DatabaseUnavailable
 
 Backend errors that `core` tells apart and no client ever sees as such:
 
     BackendError                    500
+    ├── BackupDamaged                     what lies in the backup pool is not what was stored
     ├── CephError                         librbd or librados failed in a way that has no better name
     │   ├── ImageNotFound, ImageExists
     │   └── ImageBusy                     somebody has the image open
@@ -134,6 +136,10 @@ class VolumeTypeEncryptionExists(BadRequest):
     template = "Volume type encryption for type {0} already exists."
 
 
+class InvalidBackup(BadRequest):
+    template = "Invalid backup: {0}"
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -197,6 +203,10 @@ class SnapshotNotFound(NotFound):
 
 class SnapshotMetadataNotFound(NotFound):
     template = "Snapshot {0} has no metadata with key {1}."
+
+
+class BackupNotFound(NotFound):
+    template = "Backup {0} could not be found."
 
 
 class AttachmentNotFound(NotFound):
@@ -349,6 +359,10 @@ class BackendMissing(Unavailable):
     template = "The back end '{0}' is not among the enabled ones of this service."
 
 
+class BackupServiceMissing(Unavailable):
+    template = "Service cinder-backup could not be found."
+
+
 class Superseded(Unavailable):
     template = "Another process has taken over this work."
 
@@ -359,6 +373,10 @@ class DatabaseUnavailable(Unavailable):
 
 class BackendError(CinderliteError):
     pass
+
+
+class BackupDamaged(BackendError):
+    template = "Backup {0} is damaged: {1}"
 
 
 class CephError(BackendError):

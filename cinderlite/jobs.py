@@ -18,6 +18,9 @@ from cinderlite import errors
 
 LOG = logging.getLogger(__name__)
 
+#: Seconds at most between two renewals of a lease, and so until a job learns that it is to leave off.
+_BEAT_EVERY = 5.0
+
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Job:
@@ -100,7 +103,7 @@ class Jobs:
                 if self._stopped:
                     return
                 jobs = list(self._running)
-                self._changed.wait(min(job.lease for job in jobs) / 4)
+                self._changed.wait(min(_BEAT_EVERY, *(job.lease / 4 for job in jobs)))
             for job in jobs:
                 self._renew(job)
 

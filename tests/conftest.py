@@ -81,7 +81,8 @@ def world(conf: cfg.ConfigOpts, databases: Databases) -> Iterator[World]:
     for cluster in clusters.values():
         cluster.others = {one.pool: one for one in clusters.values()}
     backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
-    made = World(settings, Database(databases.fresh(), 10), backends, FakeHypervisor(), Jobs(0))
+    vault = FakeCluster(pool="backups")
+    made = World(settings, Database(databases.fresh(), 10), backends, FakeHypervisor(), Jobs(0), vault)
     types.ensure_default(made)
     group_types.ensure_reserved(made)
     yield made
@@ -99,6 +100,13 @@ def cluster_of(world: World, backend: str = "ceph") -> FakeCluster:
     found = world.backends[backend].cluster
     assert isinstance(found, FakeCluster)
     return found
+
+
+@pytest.fixture
+def vault(world: World) -> FakeCluster:
+    """The fake cluster with the backup pool."""
+    assert isinstance(world.backup_cluster, FakeCluster)
+    return world.backup_cluster
 
 
 @pytest.fixture

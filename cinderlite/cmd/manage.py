@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cinderlite-manage`: what an administrator does beside the API: `db upgrade`, `db version`, `db purge`."""
+"""`cinderlite-manage`: what an administrator does beside the API, with the database (`db`) and with backups."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 
 from oslo_config import cfg
 
-from cinderlite import config, errors
-from cinderlite.core import purge
+from cinderlite import app, config, errors
+from cinderlite.core import backups, purge
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
 
@@ -25,6 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     database.add_parser("version", help="print the form that the tables have")
     old = database.add_parser("purge", help="remove for good what was deleted long ago")
     old.add_argument("age_in_days", type=_days, metavar="AGE_IN_DAYS", help="days since the deletion, at least 1")
+    backup = groups.add_parser("backup", help="backups").add_subparsers(dest="action", required=True)
+    check = backup.add_parser("verify", help="read backups and compare them with the digests taken when they were made")
+    check.add_argument("ids", nargs="+", metavar="ID", help="ids of backups")
     return parser
 
 
@@ -44,6 +47,22 @@ def _purge(conf: cfg.ConfigOpts, days: int) -> None:
         database.close()
 
 
+def _verify(conf: cfg.ConfigOpts, ids: list[str]) -> int:
+    """Look at each backup and say what was found; 1 if one is not as it was stored."""
+    world = app.real_world(conf)
+    failed = 0
+    try:
+        for backup_id in ids:
+            try:
+                print(f"{backup_id}: {backups.verify(world, backup_id)} pieces are as they were stored")
+            except (errors.BackendError, errors.BackupNotFound, errors.InvalidBackup) as error:
+                print(f"{backup_id}: {error}")
+                failed = 1
+    finally:
+        world.db.close()
+    return failed
+
+
 def main() -> int:
     """Run one command; returns its exit status."""
     arguments = _parser().parse_args()
@@ -57,6 +76,8 @@ def main() -> int:
             migrate.upgrade(url)
         elif arguments.action == "purge":
             _purge(conf, arguments.age_in_days)
+        elif arguments.action == "verify":
+            return _verify(conf, arguments.ids)
         else:
             print(migrate.version(url) or "empty")
     except (errors.CinderliteError, cfg.Error) as error:

@@ -210,6 +210,8 @@ def snapshot(
         known = session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)).all()
         if any(name in (one.snap, (one.intent or {}).get("snap")) for one in known):
             raise errors.InvalidInput(f"snapshot {name} of volume {volume.id} is managed already")
+        if name in volumes.backup_snaps(session, [volume.id]):
+            raise errors.InvalidInput(f"snapshot {name} of volume {volume.id} is kept for its next backup")
         kind = session.get_one(models.VolumeType, current.volume_type_id)
         quotas.admit_snapshot(session, ctx.settings, ctx.project_id, kind, size)
         made = models.Snapshot(
@@ -272,6 +274,7 @@ def snapshot_candidates(ctx: Context, where: Backend) -> list[Candidate]:
                 select(models.Snapshot).where(models.Snapshot.volume_id.in_([one.id for one in images]))
             )
         }
+        kept = volumes.backup_snaps(session, [one.id for one in images])
     found = []
     for one in images:
         try:
@@ -280,7 +283,6 @@ def snapshot_candidates(ctx: Context, where: Backend) -> list[Candidate]:
             continue
         for snap in there:
             owner = owners.get((one.id, snap.name))
-            found.append(
-                Candidate(snap.name, _gib(snap.size_bytes), "already managed" if owner else None, owner, one.image)
-            )
+            reason = "already managed" if owner else "kept for its next backup" if snap.name in kept else None
+            found.append(Candidate(snap.name, _gib(snap.size_bytes), reason, owner, one.image))
     return sorted(found, key=lambda candidate: candidate.name)

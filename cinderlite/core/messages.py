@@ -53,6 +53,15 @@ ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
         "VOLUME_SNAPSHOT",
         {"create": ("009", "create snapshot"), "delete": ("010", "delete snapshot")},
     ),
+    models.Backup: (
+        "VOLUME_BACKUP",
+        {
+            "create": ("013", "create backup"),
+            "import": ("013", "create backup"),
+            "delete": ("014", "delete backup"),
+            "restore": ("015", "restore backup"),
+        },
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import delete
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import attachments, services, snapshots, volumes
+from cinderlite.core import attachments, backups, services, snapshots, volumes
 from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ MACHINES = (
     volumes.LIFECYCLE,
     snapshots.LIFECYCLE,
     attachments.LIFECYCLE,
+    backups.LIFECYCLE,
 )
 
 

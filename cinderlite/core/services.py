@@ -20,6 +20,8 @@ def beat(world: World) -> None:
     """Note that this host is alive, and which back ends it serves."""
     host = world.settings.host
     parts = [(host, "cinder-scheduler"), *((f"{host}@{name}", "cinder-volume") for name in world.backends)]
+    if world.backup_cluster is not None:
+        parts.append((host, "cinder-backup"))
     # Another process of this host may be quicker with the first sign.
     with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
         for name, binary in parts:

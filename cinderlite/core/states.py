@@ -37,6 +37,8 @@ GONE = "(gone)"
 RETURN = "(return)"
 #: Seconds between two tries of a step whose end is unknown; with each try twice as many, up to the move's patience.
 RETRY_AFTER = 2.0
+#: Before the owner of a lease: it must leave off, and the row waits for that.
+_TOLD_TO_STOP = "stop "
 
 Step = Callable[[World, Any, Mapping[str, Any]], Mapping[str, Any] | None]
 Settled = Callable[[Session, Any, Mapping[str, Any], "errors.CinderliteError | None"], None]
@@ -136,6 +138,27 @@ class Machine:
         )
         return owner if taken.rowcount == 1 else None  # type: ignore[attr-defined]
 
+    def interrupt(self, session: Session, row_id: str, verb: str, request_id: str, sources: frozenset[str]) -> bool:
+        """Let `verb` take over a row on which a job is at work; whether there was one.
+
+        The job finds its lease lost and leaves off at its next checkpoint; `verb` is begun when it has, when its
+        process is dead or its lease has run out, so that both are never at work at a time.
+        """
+        table = self.model
+        taken = session.execute(
+            update(table)
+            .where(table.id == row_id, table.status.in_(sources), table.busy == 1)
+            .values(
+                status=self.moves[verb].through,
+                previous_status=table.status,
+                updated_at=models.utcnow(),
+                lease_owner=_TOLD_TO_STOP + table.lease_owner,  # Null stays null: then nobody is at work.
+                **_intent(verb, request_id, {}),
+            )
+            .execution_options(synchronize_session=False)
+        )
+        return bool(taken.rowcount == 1)  # type: ignore[attr-defined]
+
     def start(self, row: models.Working, verb: str, lease: float, request_id: str, **arguments: Any) -> str:
         """Mark a *new* row, not yet in the database, as on its way through `verb`; returns the lease."""
         owner = new_owner()
@@ -163,6 +186,7 @@ class Machine:
         try:
             self._work(world, row, owner)
         finally:
+            self._release(world, row.id, _TOLD_TO_STOP + owner)
             world.wake.set()  # A thread is free for whatever waits.
 
     def _renew(self, world: World, row_id: str, owner: str, lease: float) -> bool:
@@ -324,7 +348,7 @@ def new_owner() -> str:
 
 def owner_is_dead(owner: str) -> bool:
     """Whether the process behind a lease certainly does not exist any more; False for those on other machines."""
-    machine, boot, pid, start, _nonce = owner.split("/")
+    machine, boot, pid, start, _nonce = owner.removeprefix(_TOLD_TO_STOP).split("/")
     if machine != _machine():
         return False
     return boot != _boot_id() or _process_start(int(pid)) != start

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import messages, placement, quotas, states, types
+from cinderlite.core import messages, placement, quotas, states, types, vault
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
@@ -280,7 +280,7 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
                 ~attached,
                 *([] if force else [models.Volume.group_id.is_(None)]),
                 sources=frozenset({current.status}) if force else None,
-                snaps=[snapshot.snap for snapshot in snapshots],
+                snaps=[*(snapshot.snap for snapshot in snapshots), *backup_snaps(session, [volume.id])],
             )
         if owner is not None:
             for snapshot in snapshots:
@@ -311,6 +311,12 @@ def end_transfers(session: Session, volume_id: str) -> None:
         .where(table.volume_id == volume_id, table.deleted.is_(False))
         .values(deleted=True, deleted_at=models.utcnow())
     )
+
+
+def backup_snaps(session: Session, volume_ids: Sequence[str]) -> list[str]:
+    """The snapshots that backups may have left on the volumes' images for the next increment."""
+    made = select(models.Backup.id).where(models.Backup.volume_id.in_(volume_ids), models.Backup.snapshot_id.is_(None))
+    return [vault.snap_of(backup_id) for backup_id in session.scalars(made)]
 
 
 @LIFECYCLE.step("delete")

@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backups: who may make, restore and delete them when; `vault` knows what they are in Ceph.
+
+A backup's row also decides for what it works on: while it is made the volume (or the snapshot) is `backing-up`, while
+it is restored into a volume that one is `restoring-backup`, and both are given back when the backup's move settles.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session, selectinload
+
+from cinderlite import errors
+from cinderlite.ceph.cluster import Cluster
+from cinderlite.context import Context, World
+from cinderlite.core import messages, quotas, snapshots, states, vault, volumes
+from cinderlite.core.states import GONE, Move
+from cinderlite.db import models
+
+DELETABLE = frozenset({"available", "error", "error_deleting"})
+#: Seconds between two notes in the row of how far a backup is.
+_TOLD_EVERY = 2.0
+
+LIFECYCLE = states.Machine(
+    models.Backup,
+    #    verb       from                      through      then         on failure
+    Move("create",  frozenset({"new"}),       "creating",  "available", "error", long=True),
+    Move("import",  frozenset({"new"}),       "creating",  "available", "error"),
+    Move("restore", frozenset({"available"}), "restoring", "available", "available", long=True),
+    Move("delete",  DELETABLE,                "deleting",  GONE,        "error_deleting"),
+)  # fmt: skip
+
+
+def cluster(world: World) -> Cluster:
+    """The cluster with the backup pool. Raises BackupServiceMissing if none is configured."""
+    if world.backup_cluster is None:
+        raise errors.BackupServiceMissing
+    return world.backup_cluster
+
+
+def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Backup]:
+    """The backups that the caller may see; an administrator asks for all projects explicitly."""
+    query = select(models.Backup)
+    if not (ctx.is_admin and all_projects):
+        query = query.where(models.Backup.project_id == ctx.project_id)
+    return query
+
+
+def get(ctx: Context, backup_id: str) -> models.Backup:
+    """The backup of that id with its metadata. Raises BackupNotFound."""
+    with ctx.world.db.read() as session:
+        return find(ctx, session, backup_id)
+
+
+def find(ctx: Context, session: Session, backup_id: str) -> models.Backup:
+    """The same in a transaction."""
+    query = visible(ctx, all_projects=True).where(models.Backup.id == backup_id)
+    found = session.scalars(query.options(selectinload(models.Backup.metadata_rows))).one_or_none()
+    if found is None:
+        raise errors.BackupNotFound(backup_id)
+    return found
+
+
+def metadata(backup: models.Backup) -> dict[str, str]:
+    """A backup's metadata."""
+    return {row.key: row.value for row in backup.metadata_rows}
+
+
+# -- make
+
+
+def create(
+    ctx: Context,
+    volume: models.Volume,
+    *,
+    snapshot_id: str | None = None,
+    incremental: bool = False,
+    in_use: bool = False,
+    name: str | None = None,
+    description: str | None = None,
+    container: str | None = None,
+    availability_zone: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> models.Backup:
+    """Back up a volume, one in use only with `in_use`, or one of its snapshots; the row as accepted.
+
+    Raises InvalidVolume, InvalidSnapshot, InvalidBackup (nothing to be incremental to), OverQuota,
+    BackupServiceMissing, CephUnavailable.
+    """
+    cluster(ctx.world).check()
+    if availability_zone not in (None, ctx.settings.availability_zone):
+        raise errors.BackupServiceMissing
+    ctx.world.cluster(volume.host).check()
+    with ctx.world.db.write() as session:
+        quotas.lock(session, ctx.project_id)
+        volumes.lock(session, volume.id)
+        current = volumes.find(ctx, session, volume.id)
+        snapshot = _take_snapshot(ctx, session, current, snapshot_id) if snapshot_id else None
+        if snapshot is None:
+            _refuse_wrong_state(current, in_use=in_use)
+        moment = snapshot.created_at if snapshot else models.utcnow()
+        parent = _parent(session, current.id, moment) if incremental else None
+        size = snapshot.volume_size if snapshot else current.size
+        quotas.admit_backup(session, ctx.settings, ctx.project_id, size)
+        backup = models.Backup(
+            id=models.new_id(),
+            volume_id=current.id,
+            snapshot_id=snapshot_id,
+            parent_id=parent.id if parent else None,
+            project_id=ctx.project_id,
+            user_id=ctx.user_id,
+            name=name,
+            description=description,
+            size=size,
+            container=container or cluster(ctx.world).pool,
+            availability_zone=ctx.settings.availability_zone,
+            host=ctx.settings.host,
+            data_timestamp=moment,
+            encryption_key_id=current.encryption_key_id,
+            metadata_rows=[models.BackupMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
+        )
+        backup.details = {
+            "chain": parent.details["chain"] if parent else vault.chain_of(current.id, backup.id),
+            "snap": snapshot.snap if snapshot else vault.snap_of(backup.id),
+            "volume": _description(current),
+        }
+        owner = LIFECYCLE.start(backup, "create", ctx.settings.lease, ctx.request_id)
+        session.add(backup)
+        busy: models.Volume | models.Snapshot = snapshot or current
+        busy.previous_status, busy.status = busy.status, "backing-up"
+    LIFECYCLE.run(ctx.world, backup.id, owner)
+    return backup
+
+
+def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
+    if volume.status not in ("available", "in-use") or volume.busy:
+        raise errors.InvalidVolume(
+            f'Volume to be backed up must be available or in-use, but the current status is "{volume.status}".'
+        )
+    if volume.status == "in-use" and not in_use:
+        raise errors.InvalidVolume("Backing up an in-use volume must use the force flag.")
+
+
+def _take_snapshot(ctx: Context, session: Session, volume: models.Volume, snapshot_id: str) -> models.Snapshot:
+    snapshot = snapshots.find(ctx, session, snapshot_id)
+    if snapshot.volume_id != volume.id:
+        raise errors.InvalidSnapshot(f"snapshot {snapshot_id} is not one of volume {volume.id}")
+    if snapshot.status != "available" or snapshot.busy:
+        raise errors.InvalidSnapshot(
+            f'Snapshot to be backed up must be available, but the current status is "{snapshot.status}".'
+        )
+    return snapshot
+
+
+def _parent(session: Session, volume_id: str, moment: datetime.datetime) -> models.Backup:
+    """The newest backup of what a volume was before `moment`."""
+    table = models.Backup
+    query = select(table).where(
+        table.volume_id == volume_id, table.status.in_(("available", "restoring")), table.data_timestamp < moment
+    )
+    found = session.scalars(query.order_by(table.data_timestamp.desc(), table.id).limit(1)).one_or_none()
+    if found is None:
+        raise errors.InvalidBackup("No backups available to do an incremental backup.")
+    return found
+
+
+def _description(volume: models.Volume) -> dict[str, Any]:
+    """What of a volume a new one made from its backup takes over."""
+    return {
+        "name": volume.name,
+        "bootable": volume.bootable,
+        "volume_type_id": volume.volume_type_id,
+        "image_metadata": {row.key: row.value for row in volume.image_metadata_rows},
+        "metadata": volumes.metadata(volume),
+    }
+
+
+@LIFECYCLE.step("create")
+def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+    _wait_for_earlier(world, backup)
+    with world.db.read() as session:
+        volume = session.get_one(models.Volume, backup.volume_id)
+        base = _base(session, backup)
+    source, snap = world.cluster(volume.host), backup.details["snap"]
+    own = backup.snapshot_id is None
+    if own and not vault.holds(cluster(world), backup.details["chain"], backup.id):
+        snapshots.ask_guests(world, volume.id)
+        source.snapshot(volume.image, snap)
+    with source.opened(volume.image, snap) as original:
+        pieces = vault.write(
+            cluster(world),
+            backup.details["chain"],
+            backup.id,
+            original,
+            parent_id=backup.parent_id,
+            base=base,
+            progress=_telling(world, backup.id),
+        )
+    if own:
+        _drop_older(world, backup, volume)
+    return {"object_count": pieces, "fail_reason": None}
+
+
+def _wait_for_earlier(world: World, backup: models.Backup) -> None:
+    """Only one at a time writes to a chain. Raises CephUnavailable, to be tried again, while an earlier one does."""
+    table = models.Backup
+    with world.db.read() as session:
+        others = session.scalars(
+            select(table).where(
+                table.volume_id == backup.volume_id, table.status == "creating", table.created_at < backup.created_at
+            )
+        )
+        if any(other.details["chain"] == backup.details["chain"] for other in others):
+            raise errors.CephUnavailable("an earlier backup is still being written to the same chain")
+
+
+def _base(session: Session, backup: models.Backup) -> str | None:
+    """The snapshot of the volume that has what the parent has."""
+    parent = session.get(models.Backup, backup.parent_id) if backup.parent_id else None
+    return parent.details["snap"] if parent else None
+
+
+def _telling(world: World, backup_id: str) -> vault.Progress:
+    told = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told < _TOLD_EVERY:
+            return
+        told = time.monotonic()
+        with world.db.write() as session:
+            session.execute(
+                update(models.Backup)
+                .where(models.Backup.id == backup_id, models.Backup.status == "creating")
+                .values(object_count=done)
+                .execution_options(synchronize_session=False)
+            )
+
+    return tell
+
+
+def _drop_older(world: World, backup: models.Backup, volume: models.Volume) -> None:
+    """Leave only this backup's snapshot on the volume: the next increment needs no other."""
+    table = models.Backup
+    with world.db.read() as session:
+        others = session.scalars(
+            select(table.id).where(
+                table.volume_id == volume.id,
+                table.snapshot_id.is_(None),
+                table.id != backup.id,
+                table.status != "creating",
+            )
+        ).all()
+    source = world.cluster(volume.host)
+    there = {one.name for one in source.snapshots(volume.image)}
+    for other in others:
+        if vault.snap_of(other) in there:
+            source.remove_snapshot(volume.image, vault.snap_of(other))
+
+
+# -- restore
+
+
+def restore(ctx: Context, backup: models.Backup, *, volume_id: str | None, name: str | None) -> models.Volume:
+    """Write a backup over an available volume, or into a new one; that volume.
+
+    Raises InvalidBackup, InvalidVolume, InvalidInput when the volume is too small, OverQuota.
+    """
+    refuse_unavailable(backup)
+    if volume_id is None:
+        return volumes.create(
+            ctx,
+            size=backup.size,
+            source=("backup_id", backup.id),
+            name=name or f"restore_backup_{backup.id}",
+            metadata=backup.details["volume"]["metadata"],
+        )
+    volume = volumes.get(ctx, volume_id)
+    cluster(ctx.world).check()
+    ctx.world.cluster(volume.host).check()
+    with ctx.world.db.write() as session:
+        current = volumes.lock(session, volume_id)
+        if current.status != "available" or current.busy:
+            raise errors.InvalidVolume(
+                f'Volume to be restored to must be available, but the current status is "{current.status}".'
+            )
+        if current.size < backup.size:
+            raise errors.InvalidInput(
+                f"volume size {current.size} is too small to restore backup of size {backup.size}."
+            )
+        owner = LIFECYCLE.begin(session, backup.id, "restore", ctx.settings.lease, ctx.request_id, volume_id=volume_id)
+        if owner is not None:
+            current.previous_status, current.status = current.status, "restoring-backup"
+    if owner is None:
+        refuse_unavailable(get(ctx, backup.id))
+        raise errors.InvalidBackup("another operation on it is under way")
+    LIFECYCLE.run(ctx.world, backup.id, owner)
+    return volume
+
+
+def refuse_unavailable(backup: models.Backup) -> None:
+    """Raise InvalidBackup unless a backup can be read."""
+    if backup.status != "available":
+        raise errors.InvalidBackup(f'Backup status must be available, but the current status is "{backup.status}".')
+
+
+@LIFECYCLE.step("restore")
+def _restore(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -> None:
+    with world.db.read() as session:
+        volume = session.get_one(models.Volume, arguments["volume_id"])
+        newest = _newest_common(session, volume.id) if volume.id == backup.volume_id else None
+    _write_over(world, backup, volume, newest)
+
+
+def _newest_common(session: Session, volume_id: str) -> tuple[str, str] | None:
+    """The newest backup that was made of the volume itself, and its snapshot there."""
+    table = models.Backup
+    query = select(table.id).where(
+        table.volume_id == volume_id, table.snapshot_id.is_(None), table.status.in_(("available", "restoring"))
+    )
+    newest = session.scalars(query.order_by(table.data_timestamp.desc(), table.id).limit(1)).one_or_none()
+    return (newest, vault.snap_of(newest)) if newest else None
+
+
+def _write_over(world: World, backup: models.Backup, volume: models.Volume, newest: tuple[str, str] | None) -> None:
+    with world.cluster(volume.host).opened(volume.image, write=True) as target:
+        vault.read(cluster(world), backup.details["chain"], backup.id, target, newest=newest)
+
+
+def _origin(ctx: Context, session: Session, backup_id: str) -> volumes.Origin:
+    backup = find(ctx, session, backup_id)
+    refuse_unavailable(backup)
+    cluster(ctx.world)
+    then = backup.details["volume"]
+    known = session.get(models.VolumeType, then["volume_type_id"]) if then["volume_type_id"] else None
+    return volumes.Origin(
+        size=backup.size,
+        volume_type_id=known.id if known else None,
+        bootable=then["bootable"],
+        image_metadata=then["image_metadata"],
+        encryption_key_id=backup.encryption_key_id,
+        verb="fill",
+    )
+
+
+def _fill(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
+    with world.db.read() as session:
+        backup = session.get(models.Backup, source["id"])
+    if backup is None:
+        raise errors.BackupNotFound(source["id"])
+    world.cluster(volume.host).create(volume.image, volume.size * volumes.GIB)
+    _write_over(world, backup, volume, None)
+
+
+volumes.SOURCES["backup_id"] = volumes.Source(_origin, _fill)
+
+
+# -- delete
+
+
+def delete(ctx: Context, backup: models.Backup, *, force: bool = False) -> None:
+    """Delete a backup, whatever others there are of the volume; one that is being made is given up.
+
+    With `force` its status does not matter. Raises InvalidBackup while something is made from it.
+    """
+    cluster(ctx.world).check()
+    with ctx.world.db.write() as session:
+        quotas.lock(session, backup.project_id)
+        _refuse_needed(session, backup.id)
+        given_up = LIFECYCLE.interrupt(session, backup.id, "delete", ctx.request_id, frozenset({"creating"}))
+        owner = None
+        if not given_up:
+            owner = LIFECYCLE.begin(
+                session,
+                backup.id,
+                "delete",
+                ctx.settings.lease,
+                ctx.request_id,
+                sources=frozenset({backup.status}) if force else None,
+            )
+    if owner is not None:
+        LIFECYCLE.run(ctx.world, backup.id, owner)
+    elif not given_up:
+        now = get(ctx, backup.id)  # Gone meanwhile is a 404, not a wrong state.
+        raise errors.InvalidBackup(
+            f'Backup status must be available or error, but the current status is "{now.status}".'
+        )
+
+
+def _refuse_needed(session: Session, backup_id: str) -> None:
+    """Raise InvalidBackup while an increment to it is written, or a volume filled from it."""
+    table = models.Backup
+    increments = select(table.id).where(table.parent_id == backup_id, table.status == "creating")
+    filling = session.scalars(select(models.Volume.intent).where(models.Volume.busy == 1))
+    sources = [intent.get("source", {}) for intent in filling if intent]
+    if session.execute(increments).first() or any(one.get("id") == backup_id for one in sources):
+        raise errors.InvalidBackup("something is being made from it; delete it when that is done")
+
+
+@LIFECYCLE.step("delete")
+def _delete(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) -> None:
+    table = models.Backup
+    with world.db.read() as session:
+        others = session.scalars(select(table).where(table.volume_id == backup.volume_id, table.id != backup.id))
+        last = all(other.details.get("chain") != backup.details["chain"] for other in others)
+        volume = session.get(models.Volume, backup.volume_id)
+    if backup.snapshot_id is None and volume is not None and not volume.deleted:
+        snapshots.ask_guests(world, volume.id)
+        world.cluster(volume.host).remove_snapshot(volume.image, vault.snap_of(backup.id))
+    vault.remove(cluster(world), backup.details["chain"], backup.id, last=last)
+
+
+# -- how it ends
+
+
+@LIFECYCLE.settled
+def _settled(
+    session: Session, backup: models.Backup, intent: Mapping[str, Any], error: errors.CinderliteError | None
+) -> None:
+    verb = intent["verb"]
+    if verb in ("create", "delete"):
+        _give_back(session, backup)
+    if verb == "restore":
+        restored = _settle_volume(session, intent["volume_id"], "error_restoring" if error else "available")
+        if restored is not None and error is None:
+            restored.bootable = backup.details["volume"]["bootable"]
+    if error is not None:
+        if verb != "restore":
+            backup.fail_reason = error.message[:255]
+        messages.leave(session, backup, verb, error.message, request_id=intent["request_id"])
+
+
+def _give_back(session: Session, backup: models.Backup) -> None:
+    if backup.snapshot_id is None:
+        _settle_volume(session, backup.volume_id, None)
+        return
+    snapshot = session.get(models.Snapshot, backup.snapshot_id)
+    if snapshot is not None and snapshot.status == "backing-up":
+        snapshot.status = snapshot.previous_status or "available"
+
+
+def _settle_volume(session: Session, volume_id: str, status: str | None) -> models.Volume | None:
+    """Give a volume that this module had taken its status, with None the one that it had; the volume if it was so."""
+    volume = session.get(models.Volume, volume_id, with_for_update=True)
+    if volume is None or volume.status != ("restoring-backup" if status else "backing-up"):
+        return None
+    volume.status = status or volume.previous_status or "available"
+    volume.updated_at = models.utcnow()
+    return volume
+
+
+# -- by hand
+
+
+def change(
+    ctx: Context, backup: models.Backup, *, metadata: Mapping[str, str] | None = None, **changes: Any
+) -> models.Backup:
+    """Change name, description or all of the metadata and return the new row."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, backup.id)
+        for key, value in changes.items():
+            setattr(current, key, value)
+        if metadata is not None:
+            volumes.write_metadata(session, current.metadata_rows, models.BackupMetadata, metadata, replace=True)
+        current.updated_at = models.utcnow()
+    return current
+
+
+def reset_status(ctx: Context, backup: models.Backup, status: str) -> None:
+    """Set the status by hand. Raises InvalidBackup while an operation is under way: its end would be lost."""
+    with ctx.world.db.write() as session:
+        current = find(ctx, session, backup.id)
+        if current.busy:
+            raise errors.InvalidBackup(f"an operation on it is under way ({current.status})")
+        current.status, current.updated_at = status, models.utcnow()
+
+
+def verify(world: World, backup_id: str) -> int:
+    """Compare a backup with the digests taken when it was made; the number of its pieces. Raises BackupDamaged."""
+    with world.db.read() as session:
+        backup = session.get(models.Backup, backup_id)
+    if backup is None:
+        raise errors.BackupNotFound(backup_id)
+    refuse_unavailable(backup)
+    return vault.verify(cluster(world), backup.details["chain"], backup.id)
