@@ -61,7 +61,8 @@ class Keystone:
             f"[DEFAULT]\nlog_file = {self.directory}/log\n[database]\nconnection = sqlite:///{self.directory}/db\n"
             f"[token]\nprovider = fernet\n[fernet_tokens]\nkey_repository = {self.directory}/fernet-keys\n"
             f"[credential]\nkey_repository = {self.directory}/credential-keys\n"
-            "[identity]\npassword_hash_rounds = 4\n",
+            "[identity]\npassword_hash_rounds = 4\n"
+            "[cache]\nenabled = true\nbackend = dogpile.cache.memory\n",
             encoding="utf-8",
         )
         user = str(os.getuid())
