@@ -275,8 +275,12 @@ class _Writer:
         known = {key: _or_null(self._property(field)) for key, field in _keys(twin.dump_fields)}
         if shape.write is not shapes.Schema.write:
             return {"type": "object", "properties": known, **about}  # It adds and leaves out keys itself.
-        hidden = {key for key, field in _keys(twin.dump_fields) if field.metadata.get("policy")}
-        return {**_object(known, [key for key in known if key not in hidden]), **about}
+        loose = {
+            key
+            for key, field in _keys(twin.dump_fields)
+            if field.metadata.get("policy") or field.metadata.get("optional")
+        }
+        return {**_object(known, [key for key in known if key not in loose]), **about}
 
     def _property(self, field: marshmallow.fields.Field[Any]) -> dict[str, Any]:
         own = next((_OWN[kind] for kind in type(field).__mro__ if kind in _OWN), None)
