@@ -45,6 +45,7 @@ The tree (class, status)::
         ├── GuestStillWatches             its process is gone, but Ceph has not noticed yet
         ├── BackendMissing                a back end that this process is not configured for
         ├── BackupServiceMissing          no backup pool is configured, or none in that zone
+        ├── MembersBusy                   volumes of a group are still on their way
         ├── Superseded                    the work's lease was lost: somebody else does it now
         └── DatabaseUnavailable
 
@@ -117,7 +118,7 @@ class VolumeTypeIsDefault(BadRequest):
 
 
 class InvalidGroup(BadRequest):
-    template = "Invalid group: {0}"
+    template = "Invalid Group: {0}"
 
 
 class InvalidGroupSnapshot(BadRequest):
@@ -361,6 +362,10 @@ class BackendMissing(Unavailable):
 
 class BackupServiceMissing(Unavailable):
     template = "Service cinder-backup could not be found."
+
+
+class MembersBusy(Unavailable):
+    template = "Operations on volumes of group {0} are still under way."
 
 
 class Superseded(Unavailable):

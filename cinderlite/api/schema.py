@@ -314,6 +314,7 @@ class Metadata(fields.Dict):
     """An object of strings with Cinder's rules for keys and values; null stands for none."""
 
     _KEY = re.compile(r"[a-zA-Z0-9\-_:. /]{1,255}")
+    _NULLS = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(keys=fields.String(), values=fields.Raw(allow_none=True), **kwargs)
@@ -325,6 +326,8 @@ class Metadata(fields.Dict):
                 raise marshmallow.ValidationError(
                     f"'{key[:255]}' does not match any of the regexes: '{self._KEY.pattern}'"
                 )
+            if text is None and self._NULLS:
+                continue
             if not isinstance(text, str):
                 raise marshmallow.ValidationError(f"{text!r} is not of type 'string'")
             if len(text) > 255:

@@ -8,7 +8,7 @@ exists. A spec is a word for the back end; the one that this service knows is `C
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from sqlalchemy import Select, exc, or_, select
 from sqlalchemy.orm import Session, selectinload
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, selectinload
 from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.db import models
+from cinderlite.db.session import refusing
 
 #: The type of consistency groups.
 RESERVED = "default_cgsnapshot_type"
@@ -86,6 +87,12 @@ def is_consistent(kind: models.GroupType) -> bool:
     return (specs(kind).get(CONSISTENT) or "").strip().lower() == YES.lower()
 
 
+def is_replicated(kind: models.GroupType) -> bool:
+    """Whether a type's groups are meant to be replicated."""
+    found = specs(kind)
+    return YES in (found.get("group_replication_enabled"), found.get("consistent_group_replication_enabled"))
+
+
 def create(
     ctx: Context,
     *,
@@ -101,7 +108,7 @@ def create(
         is_public=is_public,
         spec_rows=[models.GroupTypeSpec(key=key, value=value) for key, value in (group_specs or {}).items()],
     )
-    with _unique(name), ctx.world.db.write() as session:
+    with refusing(errors.GroupTypeExists(name)), ctx.world.db.write() as session:
         session.add(kind)
     return kind
 
@@ -119,7 +126,7 @@ def update(
     changes = {key: value for key, value in wanted.items() if value is not None}
     if kind.name == RESERVED and name not in (None, RESERVED):
         raise errors.InvalidGroupType(f"{RESERVED} is the type of consistency groups and keeps its name.")
-    with _unique(name or kind.name), ctx.world.db.write() as session:
+    with refusing(errors.GroupTypeExists(name)), ctx.world.db.write() as session:
         current = find(ctx, session, kind.id)
         for key, value in changes.items():
             setattr(current, key, value)
@@ -127,23 +134,13 @@ def update(
     return current
 
 
-@contextlib.contextmanager
-def _unique(name: str) -> Iterator[None]:
-    try:
-        yield
-    except exc.IntegrityError as error:
-        raise errors.GroupTypeExists(name) from error
-
-
 def delete(ctx: Context, kind: models.GroupType) -> None:
     """Remove a group type. Raises GroupTypeInUse while there are groups of it, and for the reserved one."""
     if kind.name == RESERVED:
         raise errors.GroupTypeInUse
-    try:
-        with ctx.world.db.write() as session:
-            session.delete(find(ctx, session, kind.id))
-    except exc.IntegrityError as error:  # Groups and group snapshots name their type.
-        raise errors.GroupTypeInUse from error
+    # Groups and group snapshots name their type.
+    with refusing(errors.GroupTypeInUse()), ctx.world.db.write() as session:
+        session.delete(find(ctx, session, kind.id))
 
 
 def set_specs(ctx: Context, kind: models.GroupType, values: Mapping[str, str | None]) -> None:

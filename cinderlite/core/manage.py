@@ -102,6 +102,7 @@ def volume(
             metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
             image_metadata_rows=[],
             attachments=[],
+            group=None,
             **names,
         )
         owner = volumes.LIFECYCLE.start(made, "manage", ctx.settings.lease, ctx.request_id, image=name)

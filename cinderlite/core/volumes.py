@@ -46,6 +46,7 @@ SHOWN = (
     selectinload(models.Volume.metadata_rows),
     selectinload(models.Volume.image_metadata_rows),
     selectinload(models.Volume.attachments),
+    selectinload(models.Volume.group).joinedload(models.Group.group_type),
 )
 
 
@@ -117,52 +118,61 @@ def create(
     availability_zone: str | None = None,
     metadata: Mapping[str, str] | None = None,
     hints: Mapping[str, Any] | None = None,
+    group_id: str | None = None,
     **columns: Any,
 ) -> models.Volume:
     """Create a volume of `size` GiB, empty or from a `source` (a key of SOURCES and an id); the row as accepted.
 
-    `columns` are further columns of the row that callers in `core` set, such as group_id. Raises OverQuota,
-    VolumeTypeNotFound, InvalidInput, what the source raises, and CephUnavailable when the cluster does not answer;
-    then nothing was begun. A failure after that shows as status `error`.
+    `columns` are further columns of the row that callers in `core` set. Raises OverQuota, VolumeTypeNotFound,
+    GroupNotFound, InvalidInput, what the source raises, and CephUnavailable when the cluster does not answer; then
+    nothing was begun. A failure after that shows as status `error`.
     """
-    wanted = _Wanted(size, source, volume_type, availability_zone, dict(hints or {}))
+    wanted = Wanted(size, source, volume_type, availability_zone, dict(hints or {}), group_id)
     # Never inside a transaction: a dead cluster takes its time to say so.
     _likely_backend(ctx, wanted).cluster.check()
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
-        plan = _plan(ctx, session, wanted)
-        quotas.admit_volume(session, ctx.settings, ctx.project_id, plan.kind, plan.size)
-        origin = plan.origin
-        volume = models.Volume(
-            id=models.new_id(),
-            project_id=ctx.project_id,
-            user_id=ctx.user_id,
-            name=name,
-            description=description,
-            size=plan.size,
-            availability_zone=plan.zone,
-            host=plan.backend.pool,
-            volume_type=plan.kind,
-            multiattach=types.is_multiattach(plan.kind),
-            bootable=origin.bootable,
-            encryption_key_id=origin.encryption_key_id,
-            metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
-            image_metadata_rows=[
-                models.ImageMetadata(key=key, value=value) for key, value in origin.image_metadata.items()
-            ],
-            attachments=[],
-            **(dict(origin.columns) | columns),
-        )
-        arguments: dict[str, Any] = {} if plan.fits else {"unplaced": True}
-        if source is not None:
-            arguments["source"] = {"kind": source[0], "id": source[1], **origin.arguments}
-        owner = LIFECYCLE.start(volume, origin.verb, ctx.settings.lease, ctx.request_id, **arguments)
-        session.add(volume)
+        volume, owner = begin(ctx, session, wanted, name=name, description=description, metadata=metadata, **columns)
     LIFECYCLE.run(ctx.world, volume.id, owner)
     return volume
 
 
-def _likely_backend(ctx: Context, wanted: _Wanted) -> Backend:
+def begin(
+    ctx: Context, session: Session, wanted: Wanted, *, metadata: Mapping[str, str] | None = None, **columns: Any
+) -> tuple[models.Volume, str]:
+    """Admit a volume and put its row into the database, on its way; the row and the lease. Call under `quotas.lock`."""
+    plan = _plan(ctx, session, wanted)
+    quotas.admit_volume(session, ctx.settings, ctx.project_id, plan.kind, plan.size)
+    origin, source = plan.origin, wanted.source
+    volume = models.Volume(
+        id=models.new_id(),
+        project_id=ctx.project_id,
+        user_id=ctx.user_id,
+        size=plan.size,
+        availability_zone=plan.zone,
+        host=plan.backend.pool,
+        volume_type=plan.kind,
+        multiattach=types.is_multiattach(plan.kind),
+        bootable=origin.bootable,
+        encryption_key_id=origin.encryption_key_id,
+        metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
+        image_metadata_rows=[
+            models.ImageMetadata(key=key, value=value) for key, value in origin.image_metadata.items()
+        ],
+        attachments=[],
+        group_id=wanted.group_id,
+        group=plan.group,
+        **(dict(origin.columns) | columns),
+    )
+    arguments: dict[str, Any] = {} if plan.fits else {"unplaced": True}
+    if source is not None:
+        arguments["source"] = {"kind": source[0], "id": source[1], **origin.arguments}
+    owner = LIFECYCLE.start(volume, origin.verb, ctx.settings.lease, ctx.request_id, **arguments)
+    session.add(volume)
+    return volume, owner
+
+
+def _likely_backend(ctx: Context, wanted: Wanted) -> Backend:
     """The back end that a volume will be on, if nothing changes before it is accepted."""
     if len(ctx.world.backends) == 1 and wanted.source is None:
         return next(iter(ctx.world.backends.values()))
@@ -171,12 +181,15 @@ def _likely_backend(ctx: Context, wanted: _Wanted) -> Backend:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
+    """What is asked of a new volume; the source is a key of SOURCES and an id."""
+
     size: int | None
     source: tuple[str, str] | None
     volume_type: str | None
     zone: str | None
-    hints: dict[str, Any]
+    hints: dict[str, Any] = dataclasses.field(default_factory=dict)
+    group_id: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,9 +201,10 @@ class _Plan:
     backend: Backend
     #: Whether any back end has what the type asks for; if not, the volume fails as soon as it is accepted.
     fits: bool
+    group: models.Group | None
 
 
-def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
+def _plan(ctx: Context, session: Session, wanted: Wanted) -> _Plan:
     """What will be made of a request, from what the database says now."""
     origin = Origin(0)
     if wanted.source is not None:
@@ -206,16 +220,41 @@ def _plan(ctx: Context, session: Session, wanted: _Wanted) -> _Plan:
             f"Volume size '{size}'GB cannot be smaller than the size of its source, {origin.size}GB."
         )
     kind = types.for_new_volume(ctx, session, wanted.volume_type or origin.volume_type_id)
+    group = _group(ctx, session, wanted, kind)
     backend, zone, fits = placement.choose(
         ctx,
         session,
         kind,
         size,
-        zone=wanted.zone or origin.availability_zone,
+        zone=wanted.zone or origin.availability_zone or (group.availability_zone if group else None),
         hints=wanted.hints,
-        near=origin.host,
+        near=origin.host or (group.host if group else None),
     )
-    return _Plan(size, origin, kind, zone, backend, fits)
+    if group is not None and backend.pool != group.host:
+        raise errors.InvalidInput(f"The source is on {backend.pool}, and group {group.id} is on {group.host}.")
+    return _Plan(size, origin, kind, zone, backend, fits, group)
+
+
+def _group(ctx: Context, session: Session, wanted: Wanted, kind: models.VolumeType) -> models.Group | None:
+    """The group that a new volume is to be in, which cannot end before the transaction does.
+
+    Raises GroupNotFound, InvalidGroup for one that is on its way, InvalidInput when it takes no volumes of that type.
+    """
+    if wanted.group_id is None:
+        return None
+    table = models.Group
+    query = select(table).where(table.id == wanted.group_id).options(joinedload(table.group_type))
+    query = query.options(selectinload(table.volume_type_rows)).with_for_update(read=True, of=table)
+    group = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if group is None or not (ctx.is_admin or group.project_id == ctx.project_id):
+        raise errors.GroupNotFound(wanted.group_id)
+    if group.status in ("deleting", "error_deleting"):
+        raise errors.InvalidGroup(f"group {group.id} takes no volumes in status {group.status}")
+    if wanted.volume_type is None:
+        raise errors.InvalidInput("volume_type must be given for a volume in a group.")
+    if kind.id not in {row.volume_type_id for row in group.volume_type_rows}:
+        raise errors.InvalidInput(f"group {group.id} takes no volumes of type {kind.name}")
+    return group
 
 
 @LIFECYCLE.step("create")

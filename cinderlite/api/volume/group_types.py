@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import marshmallow
-from marshmallow import fields
+from marshmallow import fields, validate
 from sqlalchemy import ColumnElement, func, true
 from sqlalchemy.orm import selectinload
 
 from cinderlite import errors
 from cinderlite.api import paging
-from cinderlite.api.microversion import Version
 from cinderlite.api.paging import Listing, boolean, filter_
 from cinderlite.api.rest import Blueprint, Page
-from cinderlite.api.schema import VIEW, Body, Bool, Computed, Name, Schema, versioned
+from cinderlite.api.schema import VIEW, Bool, Computed, Label, Name, PairBody, Schema, Specs, StrictBody, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import group_types
@@ -26,7 +23,6 @@ from cinderlite.db import models
 bp = Blueprint("group_types", SERVICE, "Group types: the kinds of groups, and their specs.")
 
 SINCE = "3.11"
-_STRICT = Version(3, 11)
 
 
 class GroupType(Schema):
@@ -42,69 +38,43 @@ class GroupType(Schema):
     group_specs = versioned(Computed(group_types.specs), policy="group:access_group_types_specs")
 
 
-class Specs(fields.Dict):
-    """An object of specs; null is a value of its own."""
+class GroupSpecs(Specs):
+    """Specs of which null is a value too."""
 
-    _KEY = re.compile(r"[a-zA-Z0-9\-_:.]{1,255}")
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(keys=fields.String(), values=fields.Raw(allow_none=True), **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        found: dict[str, Any] = super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
-        for key, text in found.items():
-            if not self._KEY.fullmatch(key):
-                raise marshmallow.ValidationError(
-                    f"'{key[:255]}' does not match any of the regexes: '{self._KEY.pattern}'"
-                )
-            if text is not None and not isinstance(text, str):
-                raise marshmallow.ValidationError(f"{text!r} is not of type 'string', 'null'")
-            if text is not None and len(text) > 255:
-                raise marshmallow.ValidationError(f"'{text[:40]}...' is too long")
-        return found
+    _NULLS = True
 
 
-class GroupTypeCreate(Body):
+class GroupTypeCreate(StrictBody):
     """What the type is called and what its groups can do."""
 
     envelope = "group_type", ""
-    strict_since = _STRICT
 
-    name = Name(required=True)
+    name = Label(required=True)
     description = Name()
     is_public = Bool()
-    group_specs = Specs(allow_none=True)
+    group_specs = GroupSpecs(allow_none=True)
 
 
-class GroupTypeUpdate(Body):
-    """What is to change."""
+class GroupTypeUpdate(StrictBody):
+    """What is to change; null for what is not."""
 
     envelope = "group_type", ""
-    strict_since = _STRICT
 
-    name = Name()
+    name = Label(allow_none=True)
     description = Name()
     is_public = Bool()
 
 
-class SpecsBody(Body):
+class SpecsBody(StrictBody):
     """Specs to add or to change."""
 
-    strict_since = _STRICT
-
-    group_specs = Specs(required=True)
+    group_specs = GroupSpecs(required=True)
 
 
-class SpecBody(Body):
+class SpecBody(PairBody):
     """One spec: its key and its value."""
 
-    def values(self, inner: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec, under `group_specs`. Raises BadRequest."""
-        if len(inner) != 1:
-            raise errors.BadRequest(
-                f"Invalid input for field/attribute group_specs. {len(inner)} keys; one is expected"
-            )
-        return SpecsBody.twin(VIEW.get().version).values({"group_specs": dict(inner)})
+    pair = GroupSpecs(required=True, validate=validate.Length(equal=1))
 
 
 _T = models.GroupType
@@ -157,8 +127,6 @@ def show(_ctx: Context, kind: models.GroupType) -> models.GroupType:
 @bp.post("/group_types", body=GroupTypeCreate, returns=(202, GroupType), policy="group:group_types:create", since=SINCE)
 def create(ctx: Context, body: dict[str, Any]) -> models.GroupType:
     """Create a group type. Answers 409 if there is one of that name."""
-    if not body["name"]:
-        raise errors.BadRequest("Invalid input for field/attribute name. It cannot be empty.")
     return group_types.create(ctx, **body)
 
 
@@ -172,8 +140,6 @@ def create(ctx: Context, body: dict[str, Any]) -> models.GroupType:
 )
 def update(ctx: Context, kind: models.GroupType, body: dict[str, Any]) -> models.GroupType:
     """Change a group type's name, description, or whether it is public."""
-    if body.get("name") == "":
-        raise errors.BadRequest("Group type name can not be empty.")
     if all(value is None for value in body.values()):
         raise errors.BadRequest("Specify group type name, description or a combination thereof.")
     return group_types.update(ctx, kind, **body)
@@ -221,11 +187,10 @@ def show_spec(_ctx: Context, kind: models.GroupType, key: str) -> dict[str, Any]
 @bp.put(_SPEC, body=SpecBody, policy="group:group_types_specs:update", on=group_types.get, since=SINCE)
 def replace_spec(ctx: Context, kind: models.GroupType, body: dict[str, Any], key: str) -> dict[str, Any]:
     """Set one spec of a group type."""
-    values: dict[str, Any] = body["group_specs"]
-    if list(values) != [key]:
+    if list(body) != [key]:
         raise errors.BadRequest("Request body and URI mismatch")
-    group_types.set_specs(ctx, kind, values)
-    return values
+    group_types.set_specs(ctx, kind, body)
+    return body
 
 
 @bp.delete(_SPEC, returns=(202, None), policy="group:group_types_specs:delete", on=group_types.get, since=SINCE)

@@ -35,7 +35,7 @@ from cinderlite.api.schema import (
 )  # fmt: skip
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import image_metadata, volumes
+from cinderlite.core import group_types, image_metadata, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volumes", SERVICE, "Volumes.")
@@ -87,6 +87,12 @@ def _attachments(volume: models.Volume) -> list[dict[str, Any]]:
     ]
 
 
+def _consistency_group(volume: models.Volume) -> str | None:
+    """The group's id, if that group is what the API used to call a consistency group."""
+    group = volume.group
+    return group.id if group is not None and group.group_type.name == group_types.RESERVED else None
+
+
 class VolumeRef(Schema):
     """A volume in the short list."""
 
@@ -111,7 +117,7 @@ class VolumeWritten(VolumeRef):
     volume_type = fields.String(attribute="volume_type.name")
     snapshot_id = fields.String()
     source_volid = fields.String()
-    consistencygroup_id = Computed(lambda _volume: None)
+    consistencygroup_id = Computed(_consistency_group)
     metadata = Computed(_metadata)
     bootable = Computed(lambda volume: "true" if volume.bootable else "false")
     encrypted = Computed(lambda _volume: False)
@@ -119,7 +125,7 @@ class VolumeWritten(VolumeRef):
     replication_status = Computed(lambda _volume: None)
     attachments = Computed(_attachments)
     migration_status = versioned(fields.String(), policy=MIGRATION)
-    group_id = versioned(Computed(lambda _volume: None), since="3.13")
+    group_id = versioned(fields.String(), since="3.13")
     provider_id = versioned(Computed(lambda _volume: None), since="3.21", policy=HOST)
     shared_targets = versioned(Computed(lambda _volume: False), since="3.48")
     service_uuid = versioned(Computed(lambda _volume: None), since="3.48")
@@ -202,6 +208,7 @@ def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.
         availability_zone=body.get("availability_zone"),
         metadata=body.get("metadata"),
         hints=hints,
+        group_id=body.get("group_id") or body.get("consistencygroup_id"),
         **named(body),
     )
 
@@ -279,8 +286,7 @@ LISTING = Listing(
         "migration_status": [filter_(lambda text: _V.migration_status.is_(None) if text in ("None", "none", "null")
                                      else _V.migration_status == text)],
         "availability_zone": [filter_(_equal(_V.availability_zone))],
-        # No volume is in a group.
-        "group_id": [filter_(lambda _text: _V.id.is_(None), since="3.10")],
+        "group_id": [filter_(_equal(_V.group_id), since="3.10")],
         "size": [filter_(_size)],
         "consumes_quota": [
             filter_(lambda text: _V.consumes_quota.is_(boolean("consumes_quota", text)), since="3.65")

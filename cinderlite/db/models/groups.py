@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import Boolean, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from cinderlite.db.models.base import Base, Dated, Named, Working, new_id
+
+if TYPE_CHECKING:
+    from cinderlite.db.models.volumes import Volume
 
 
 class GroupType(Dated, Base):
@@ -55,6 +60,12 @@ class Group(Dated, Named, Working, Base):
     group_type: Mapped[GroupType] = relationship(lazy="raise")
     volume_type_rows: Mapped[list[GroupVolumeType]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+    volumes: Mapped[list[Volume]] = relationship(
+        lazy="raise",
+        viewonly=True,
+        primaryjoin="and_(Group.id == foreign(Volume.group_id), Volume.deleted.is_(False))",
+        order_by="Volume.created_at",
     )
 
 

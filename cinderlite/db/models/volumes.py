@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Boolean, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -11,6 +12,9 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from cinderlite.db.models.attachments import Attachment
 from cinderlite.db.models.base import Base, Dated, Named, Time, Working, new_id, utcnow
 from cinderlite.db.models.types import VolumeType
+
+if TYPE_CHECKING:
+    from cinderlite.db.models.groups import Group
 
 
 class Volume(Dated, Named, Working, Base):
@@ -55,6 +59,9 @@ class Volume(Dated, Named, Working, Base):
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True
     )
     attachments: Mapped[list[Attachment]] = relationship(lazy="raise", order_by="Attachment.created_at", viewonly=True)
+    group: Mapped[Group | None] = relationship(
+        lazy="raise", viewonly=True, primaryjoin="foreign(Volume.group_id) == Group.id"
+    )
 
     @property
     def image(self) -> str:
