@@ -21,7 +21,7 @@ The tree (class, status)::
     │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
-    │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound, VolumeTypeEncryptionNotFound
+    │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound, VolumeTypeEncryptionNotFound, DefaultTypeNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
     ├── VersionOutOfRange           406
@@ -184,6 +184,10 @@ class VolumeTypeAccessNotFound(NotFound):
 
 class VolumeTypeEncryptionNotFound(NotFound):
     template = "Volume type encryption for type {0} does not exist."
+
+
+class DefaultTypeNotFound(NotFound):
+    template = "Default type for project {0} not found."
 
 
 class VolumeMetadataNotFound(NotFound):

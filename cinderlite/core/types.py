@@ -82,24 +82,28 @@ def default(ctx: Context) -> models.VolumeType:
 
 def _default(ctx: Context) -> ColumnElement[bool]:
     """The project's own default, else the configured one."""
-    table, defaults = models.VolumeType, models.DefaultType
-    own = select(defaults.volume_type_id).where(defaults.project_id == ctx.project_id)
+    table, own = models.VolumeType, _own_default(ctx)
     return or_(table.id.in_(own), and_(~own.exists(), table.name == ctx.settings.default_volume_type))
+
+
+def _own_default(ctx: Context) -> Select[str]:
+    """The id of the project's own default."""
+    table = models.DefaultType
+    return select(table.volume_type_id).where(table.project_id == ctx.project_id)
 
 
 def for_new_volume(ctx: Context, session: Session, name_or_id: str | None) -> models.VolumeType:
     """The type of a volume about to be made, with its extra specs; the default one if none is named.
 
-    It cannot be deleted or mean something else before the transaction ends. Raises VolumeTypeNotFound, InvalidInput
-    for one whose volumes are to be encrypted: nothing here would do that.
+    It cannot be deleted or mean something else before the transaction ends. Raises VolumeTypeNotFound,
+    DefaultTypeMissing, InvalidInput for one whose volumes are to be encrypted: nothing here would do that.
     """
     kind = _hold(session, visible(ctx).where(_called(name_or_id) if name_or_id else _default(ctx)), name_or_id)
     if kind is None:
-        raise (
-            errors.VolumeTypeNotFound(name_or_id)
-            if name_or_id
-            else errors.DefaultTypeMissing(ctx.settings.default_volume_type)
-        )
+        wanted = name_or_id or session.scalar(_own_default(ctx))
+        if wanted is None:
+            raise errors.DefaultTypeMissing(ctx.settings.default_volume_type)
+        raise errors.VolumeTypeNotFound(wanted)
     found, encrypted = kind
     if encrypted:
         raise errors.InvalidInput(f"Volumes of type {found.name} are to be encrypted, which this service cannot do.")
