@@ -11,6 +11,7 @@ The tree (class, status)::
     │   ├── VolumeTypeInUse, VolumeTypeIsDefault  something still needs the type
     │   ├── InvalidGroup, InvalidGroupSnapshot, InvalidGroupType, GroupTypeInUse
     │   ├── VolumeTypeEncryptionExists    the type has its encryption already
+    │   ├── InvalidQosSpecs, QosSpecsInUse
     │   ├── NoBackend                     no back end fits what is asked for
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
@@ -22,11 +23,12 @@ The tree (class, status)::
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
     │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound, VolumeTypeEncryptionNotFound, DefaultTypeNotFound
+    │   ├── QosSpecsNotFound, QosKeyNotFound
     │   ├── ServerNotFound, FlavorNotFound
     │   └── NotAttached                   the volume is not on that server
     ├── VersionOutOfRange           406
     ├── Conflict                    409
-    │   ├── VolumeTypeExists, VolumeTypeAccessExists
+    │   ├── VolumeTypeExists, VolumeTypeAccessExists, QosSpecsExists
     │   ├── NoFreePlace                   the server has no room for another disk
     │   ├── GroupTypeExists
     │   ├── AttachmentInUse               a live device stands behind the Cinder attachment
@@ -141,6 +143,14 @@ class InvalidBackup(BadRequest):
     template = "Invalid backup: {0}"
 
 
+class InvalidQosSpecs(BadRequest):
+    template = "Invalid qos specs: {0}"
+
+
+class QosSpecsInUse(BadRequest):
+    template = "Qos specs still in use."
+
+
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
 
@@ -188,6 +198,14 @@ class VolumeTypeEncryptionNotFound(NotFound):
 
 class DefaultTypeNotFound(NotFound):
     template = "Default type for project {0} not found."
+
+
+class QosSpecsNotFound(NotFound):
+    template = "No such QoS spec {0}."
+
+
+class QosKeyNotFound(NotFound):
+    template = "QoS spec {0} has no spec with key {1}."
 
 
 class VolumeMetadataNotFound(NotFound):
@@ -269,6 +287,10 @@ class VolumeTypeExists(Conflict):
 
 class VolumeTypeAccessExists(Conflict):
     template = "Volume type access for {0} / {1} combination already exists."
+
+
+class QosSpecsExists(Conflict):
+    template = "QoS Specs {0} already exists."
 
 
 class NoFreePlace(Conflict):
