@@ -13,8 +13,11 @@ from conftest import Client
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("", ["cinder-scheduler testhost", "cinder-volume testhost@ceph"]),
-        ("?host=testhost", ["cinder-scheduler testhost", "cinder-volume testhost@ceph"]),
+        ("", ["cinder-backup testhost", "cinder-scheduler testhost", "cinder-volume testhost@ceph"]),
+        (
+            "?host=testhost",
+            ["cinder-backup testhost", "cinder-scheduler testhost", "cinder-volume testhost@ceph"],
+        ),
         ("?host=testhost@ceph", ["cinder-volume testhost@ceph"]),
         ("?host=testhost&binary=cinder-volume", ["cinder-volume testhost@ceph"]),
         ("?host=test", []),

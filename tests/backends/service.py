@@ -116,8 +116,9 @@ class Service:
             wait(self._answers, timeout=40, what=f"the service to answer; its log says {self.tail()}")
 
     def tail(self) -> str:
-        """The end of the log."""
-        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        """The end of the log, without what only looked."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(line for line in lines if " GET /" not in line)[-3000:]
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:

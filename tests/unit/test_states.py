@@ -154,4 +154,4 @@ def test_two_processes_that_start_at_once_share_the_default_type(world: World) -
             future.result()
     with world.db.read() as session:
         assert session.scalar(select(func.count()).select_from(models.VolumeType)) == 1
-        assert session.scalar(select(func.count()).select_from(models.Service)) == 2
+        assert session.scalar(select(func.count()).select_from(models.Service)) == 3
