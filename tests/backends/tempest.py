@@ -109,10 +109,23 @@ def results(lines: Iterator[str]) -> Iterator[Result]:
         yield _result(failed, "".join(said))
 
 
+#: What follows the traceback of a failure: all requests that the test made. Its last lines are told.
+_REQUESTS = re.compile(r"\nCaptured pythonlogging:\n~+\n")
+_LINES_TOLD = 12
+
+
 def _result(found: re.Match[str], reason: str) -> Result:
     # The tests' identifiers follow some names in brackets.
     name = (found["test"] or found["class"]).partition("[")[0]
-    return Result(name, found["word"], float(found["seconds"] or 0), reason.partition("\n======\nTotals\n")[0].strip())
+    return Result(
+        name, found["word"], float(found["seconds"] or 0), _shortened(reason.partition("\n======\nTotals\n")[0])
+    )
+
+
+def _shortened(reason: str) -> str:
+    said, *more = _REQUESTS.split(reason)
+    requests = [line for part in more for line in part.splitlines() if line.strip()]
+    return "\n".join([said.strip(), *requests[-_LINES_TOLD:]]).strip()
 
 
 @dataclasses.dataclass(frozen=True)
