@@ -260,7 +260,7 @@ DIFFERS: dict[str, str] = {
     "POST /volumes/{id}/action os-migrate_volume_completion": "always 400: Ceph moves an image by itself, so none ever "
     "waits for a compute service",
     "DELETE /backups/{id}": "also the one that others are incremental to, and one that is still being made: every "
-    "backup stands for itself, and `has_dependent_backups` is always false",
+    "backup stands for itself, whatever `has_dependent_backups` says",
     "GET /backups/{id}/export_record": "a record that cinderlite reads; Cinder's are in a form of their own",
 }
 

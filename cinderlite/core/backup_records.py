@@ -2,7 +2,8 @@
 """Records of backups: by one a service that shares the backup pool, or has lost its database, can restore a backup.
 
 What a newcomer gets wrong: a record comes from outside. It names images of the backup pool, so it is believed only as
-far as it names what a backup of that id and volume would be.
+far as it names what a backup of that volume would be. It may come under another id than it was exported with: then
+two backups share what is stored, which goes with the last of them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from cinderlite.context import Context, World
 from cinderlite.core import backups, quotas, vault
 from cinderlite.db import models
 
-#: What writes records that this service can read.
-SERVICE = "cinderlite.vault"
+#: What writes records that this service can read; clients look for the beginning, under which Cinder has its own.
+SERVICE = "cinder.backup.drivers.cinderlite"
 #: The columns that go along, and what they may hold.
 _TEXT, _TEXT_OR_NOTHING = (str,), (str, type(None))
 _CARRIED: dict[str, tuple[type, ...]] = {
@@ -89,13 +90,13 @@ def _is_sound(record: Mapping[str, Any]) -> bool:
 
 def _is_its_own(record: Mapping[str, Any], details: Mapping[str, Any]) -> bool:
     """Whether the details lead to a chain of that very volume, and to nothing else of the pool."""
-    if details.keys() != {"chain", "snap", "volume"} or not isinstance(details["volume"], dict):
+    if details.keys() != {"chain", "stored_as", "snap", "volume"} or not isinstance(details["volume"], dict):
         return False
     if details["volume"].keys() != {"name", "bootable", "volume_type_id", "image_metadata", "metadata"}:
         return False
-    if not isinstance(details["snap"], str):
+    if not isinstance(details["snap"], str) or not uuidutils.is_uuid_like(details["stored_as"]):
         return False
-    if record["snapshot_id"] is None and details["snap"] != vault.snap_of(record["id"]):
+    if record["snapshot_id"] is None and details["snap"] != vault.snap_of(details["stored_as"]):
         return False
     first = str(details["chain"]).removeprefix(vault.chain_of(record["volume_id"], ""))
     return uuidutils.is_uuid_like(first) and details["chain"] == vault.chain_of(record["volume_id"], first)
@@ -103,5 +104,5 @@ def _is_its_own(record: Mapping[str, Any], details: Mapping[str, Any]) -> bool:
 
 @backups.LIFECYCLE.step("import")
 def _import(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) -> None:
-    if not vault.holds(backups.cluster(world), backup.details["chain"], backup.id):
+    if not vault.holds(backups.cluster(world), backup.details["chain"], backup.stored_as):
         raise errors.BackupDamaged(backup.id, "it is not in the backup pool")

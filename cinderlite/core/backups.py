@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select, select, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import Select, exists, select, update
+from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
@@ -25,6 +25,13 @@ from cinderlite.db import models
 DELETABLE = frozenset({"available", "error", "error_deleting"})
 #: Seconds between two notes in the row of how far a backup is.
 _TOLD_EVERY = 2.0
+
+_INCREMENT = aliased(models.Backup)
+#: What the API shows is loaded with the rows, never one by one.
+SHOWN = (
+    selectinload(models.Backup.metadata_rows),
+    with_expression(models.Backup.has_increments, exists().where(_INCREMENT.parent_id == models.Backup.id)),
+)
 
 LIFECYCLE = states.Machine(
     models.Backup,
@@ -60,7 +67,7 @@ def get(ctx: Context, backup_id: str) -> models.Backup:
 def find(ctx: Context, session: Session, backup_id: str) -> models.Backup:
     """The same in a transaction."""
     query = visible(ctx, all_projects=True).where(models.Backup.id == backup_id)
-    found = session.scalars(query.options(selectinload(models.Backup.metadata_rows))).one_or_none()
+    found = session.scalars(query.options(*SHOWN)).one_or_none()
     if found is None:
         raise errors.BackupNotFound(backup_id)
     return found
@@ -104,7 +111,7 @@ def create(
         if snapshot is None:
             _refuse_wrong_state(current, in_use=in_use)
         moment = snapshot.created_at if snapshot else models.utcnow()
-        parent = _parent(session, current.id, moment) if incremental else None
+        parent = _parent(ctx, session, current.id, moment) if incremental else None
         size = snapshot.volume_size if snapshot else current.size
         quotas.admit_backup(session, ctx.settings, ctx.project_id, size)
         backup = models.Backup(
@@ -126,6 +133,7 @@ def create(
         )
         backup.details = {
             "chain": parent.details["chain"] if parent else vault.chain_of(current.id, backup.id),
+            "stored_as": backup.id,
             "snap": snapshot.snap if snapshot else vault.snap_of(backup.id),
             "volume": _description(current),
         }
@@ -157,11 +165,14 @@ def _take_snapshot(ctx: Context, session: Session, volume: models.Volume, snapsh
     return snapshot
 
 
-def _parent(session: Session, volume_id: str, moment: datetime.datetime) -> models.Backup:
-    """The newest backup of what a volume was before `moment`."""
+def _parent(ctx: Context, session: Session, volume_id: str, moment: datetime.datetime) -> models.Backup:
+    """The caller's newest backup of what a volume was before `moment`."""
     table = models.Backup
     query = select(table).where(
-        table.volume_id == volume_id, table.status.in_(("available", "restoring")), table.data_timestamp < moment
+        table.volume_id == volume_id,
+        table.project_id == ctx.project_id,
+        table.status.in_(("available", "restoring")),
+        table.data_timestamp < moment,
     )
     found = session.scalars(query.order_by(table.data_timestamp.desc(), table.id).limit(1)).one_or_none()
     if found is None:
@@ -185,7 +196,7 @@ def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) 
     _wait_for_earlier(world, backup)
     with world.db.read() as session:
         volume = session.get_one(models.Volume, backup.volume_id)
-        base = _base(session, backup)
+        parent = session.get(models.Backup, backup.parent_id) if backup.parent_id else None
     source, snap = world.cluster(volume.host), backup.details["snap"]
     own = backup.snapshot_id is None
     if own and not vault.holds(cluster(world), backup.details["chain"], backup.id):
@@ -197,8 +208,9 @@ def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) 
             backup.details["chain"],
             backup.id,
             original,
-            parent_id=backup.parent_id,
-            base=base,
+            parent_id=parent.stored_as if parent else None,
+            # The snapshot of the volume that has what the parent has.
+            base=parent.details["snap"] if parent else None,
             progress=_telling(world, backup.id),
         )
     if own:
@@ -217,12 +229,6 @@ def _wait_for_earlier(world: World, backup: models.Backup) -> None:
         )
         if any(other.details["chain"] == backup.details["chain"] for other in others):
             raise errors.CephUnavailable("an earlier backup is still being written to the same chain")
-
-
-def _base(session: Session, backup: models.Backup) -> str | None:
-    """The snapshot of the volume that has what the parent has."""
-    parent = session.get(models.Backup, backup.parent_id) if backup.parent_id else None
-    return parent.details["snap"] if parent else None
 
 
 def _telling(world: World, backup_id: str) -> vault.Progress:
@@ -249,7 +255,7 @@ def _drop_older(world: World, backup: models.Backup, volume: models.Volume) -> N
     table = models.Backup
     with world.db.read() as session:
         others = session.scalars(
-            select(table.id).where(
+            select(table).where(
                 table.volume_id == volume.id,
                 table.snapshot_id.is_(None),
                 table.id != backup.id,
@@ -259,8 +265,8 @@ def _drop_older(world: World, backup: models.Backup, volume: models.Volume) -> N
     source = world.cluster(volume.host)
     there = {one.name for one in source.snapshots(volume.image)}
     for other in others:
-        if vault.snap_of(other) in there:
-            source.remove_snapshot(volume.image, vault.snap_of(other))
+        if vault.snap_of(other.stored_as) in there:
+            source.remove_snapshot(volume.image, vault.snap_of(other.stored_as))
 
 
 # -- restore
@@ -318,18 +324,18 @@ def _restore(world: World, backup: models.Backup, arguments: Mapping[str, Any]) 
 
 
 def _newest_common(session: Session, volume_id: str) -> tuple[str, str] | None:
-    """The newest backup that was made of the volume itself, and its snapshot there."""
+    """The newest backup that was made of the volume itself, as it is stored, and its snapshot there."""
     table = models.Backup
-    query = select(table.id).where(
+    query = select(table).where(
         table.volume_id == volume_id, table.snapshot_id.is_(None), table.status.in_(("available", "restoring"))
     )
     newest = session.scalars(query.order_by(table.data_timestamp.desc(), table.id).limit(1)).one_or_none()
-    return (newest, vault.snap_of(newest)) if newest else None
+    return (newest.stored_as, vault.snap_of(newest.stored_as)) if newest else None
 
 
 def _write_over(world: World, backup: models.Backup, volume: models.Volume, newest: tuple[str, str] | None) -> None:
     with world.cluster(volume.host).opened(volume.image, write=True) as target:
-        vault.read(cluster(world), backup.details["chain"], backup.id, target, newest=newest)
+        vault.read(cluster(world), backup.details["chain"], backup.stored_as, target, newest=newest)
 
 
 def _origin(ctx: Context, session: Session, backup_id: str) -> volumes.Origin:
@@ -406,13 +412,15 @@ def _refuse_needed(session: Session, backup_id: str) -> None:
 def _delete(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) -> None:
     table = models.Backup
     with world.db.read() as session:
-        others = session.scalars(select(table).where(table.volume_id == backup.volume_id, table.id != backup.id))
-        last = all(other.details.get("chain") != backup.details["chain"] for other in others)
+        others = session.scalars(select(table).where(table.volume_id == backup.volume_id, table.id != backup.id)).all()
         volume = session.get(models.Volume, backup.volume_id)
+    if any(other.stored_as == backup.stored_as and other.status != "deleting" for other in others):
+        return  # The same data are known under another id, too.
+    last = all(other.details["chain"] != backup.details["chain"] for other in others)
     if backup.snapshot_id is None and volume is not None and not volume.deleted:
         snapshots.ask_guests(world, volume.id)
-        world.cluster(volume.host).remove_snapshot(volume.image, vault.snap_of(backup.id))
-    vault.remove(cluster(world), backup.details["chain"], backup.id, last=last)
+        world.cluster(volume.host).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
+    vault.remove(cluster(world), backup.details["chain"], backup.stored_as, last=last)
 
 
 # -- how it ends
@@ -487,4 +495,4 @@ def verify(world: World, backup_id: str) -> int:
     if backup is None:
         raise errors.BackupNotFound(backup_id)
     refuse_unavailable(backup)
-    return vault.verify(cluster(world), backup.details["chain"], backup.id)
+    return vault.verify(cluster(world), backup.details["chain"], backup.stored_as)

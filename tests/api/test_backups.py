@@ -17,7 +17,7 @@ from cinderlite.ceph.data import CHUNK_BYTES
 from cinderlite.context import World
 from cinderlite.core import backups, reconcile
 from cinderlite.db import models
-from conftest import PROJECT, Client, _client, settle
+from conftest import OTHER, PROJECT, Client, _client, settle
 from fakes_cluster import FakeCluster
 from fakes_hypervisor import FakeHypervisor
 
@@ -160,6 +160,17 @@ def test_an_increment_needs_something_to_be_one_to(client: Client) -> None:
     backup(client, client.volume()["id"])
     assert refused(client, volume, incremental=True) == 400
     assert status(client, volume) == "available"
+
+
+def test_an_increment_is_one_to_a_backup_of_the_same_project(client: Client, admin: Client) -> None:
+    volume = client.volume()["id"]
+    elsewhere = admin.with_headers(X_Test_Project=OTHER)
+    theirs = backup(elsewhere, volume)["id"]
+    assert refused(client, volume, incremental=True) == 400
+    mine = backup(client, volume)["id"]
+    backup(elsewhere, volume, incremental=True)
+    assert shown(elsewhere, theirs)["has_dependent_backups"]
+    assert not shown(client, mine)["has_dependent_backups"]
 
 
 def test_a_backup_of_a_snapshot_has_what_that_had(client: Client, cluster: FakeCluster) -> None:
@@ -385,6 +396,31 @@ def test_a_record_of_what_is_not_there_ends_in_error(client: Client, admin: Clie
     assert vault.images("") == set()
 
 
+def test_a_record_under_another_id_shares_what_is_stored(
+    client: Client, admin: Client, cluster: FakeCluster, vault: FakeCluster
+) -> None:
+    volume = client.volume()["id"]
+    write(cluster, volume, "one")
+    one = backup(client, volume)["id"]
+    told = admin.get(f"/v3/backups/{one}/export_record").json["backup-record"]
+    record = json.loads(base64.b64decode(told["backup_url"]))
+    record["id"] = models.new_id()
+    told["backup_url"] = base64.b64encode(json.dumps(record).encode()).decode()
+    taken = admin.post("/v3/backups/import_record", {"backup-record": told}).json["backup"]["id"]
+    assert (taken, shown(admin, taken)["status"]) == (record["id"], "available")
+    assert client.delete(f"/v3/backups/{one}").status_code == 202
+    assert shown(admin, taken)["status"] == "available"
+    assert read(cluster, restore(admin, taken).json["restore"]["volume_id"])[0] == "one"
+    write(cluster, volume, "two")
+    two = backup(admin, volume, incremental=True)["id"]
+    assert read(cluster, restore(admin, two).json["restore"]["volume_id"])[0] == "two"
+    assert snaps(cluster, volume) == [f"backup.{two}.snap"]
+    for each in (taken, two):
+        assert admin.delete(f"/v3/backups/{each}").status_code == 202
+    assert vault.images("") == set()
+    assert snaps(cluster, volume) == []
+
+
 @pytest.mark.parametrize(
     "forged",
     [
@@ -395,6 +431,8 @@ def test_a_record_of_what_is_not_there_ends_in_error(client: Client, admin: Clie
         {"data_timestamp": "yesterday"},
         {"chain": "volume-of-somebody-else"},
         {"snap": "snapshot-of-somebody-else"},
+        {"stored_as": "x"},
+        {"stored_as": "bbbbbbbb-2222-4222-8222-222222222222"},
     ],
 )
 def test_a_forged_record_is_refused(client: Client, admin: Client, forged: dict[str, Any]) -> None:
@@ -402,7 +440,6 @@ def test_a_forged_record_is_refused(client: Client, admin: Client, forged: dict[
     told = admin.get(f"/v3/backups/{one}/export_record").json["backup-record"]
     record = json.loads(base64.b64decode(told["backup_url"]))
     record["id"] = models.new_id()
-    record["details"]["snap"] = f"backup.{record['id']}.snap"
     for key, value in forged.items():
         (record["details"] if key in record["details"] else record)[key] = value
     url = base64.b64encode(json.dumps(record).encode()).decode()
@@ -413,7 +450,7 @@ def test_a_forged_record_is_refused(client: Client, admin: Client, forged: dict[
 
 @pytest.mark.parametrize("url", ["", "%%%", "aGVsbG8=", "W10=", "bnVsbA=="])
 def test_what_is_no_record_is_refused(admin: Client, url: str) -> None:
-    body = {"backup-record": {"backup_service": "cinderlite.vault", "backup_url": url}}
+    body = {"backup-record": {"backup_service": "cinder.backup.drivers.cinderlite", "backup_url": url}}
     assert admin.post("/v3/backups/import_record", body).status_code == 400
     body["backup-record"]["backup_service"] = "cinder.backup.drivers.swift.SwiftBackupDriver"
     assert admin.post("/v3/backups/import_record", body).status_code == 400

@@ -8,7 +8,6 @@ from typing import Any
 
 from marshmallow import fields, validate
 from sqlalchemy import ColumnElement, and_, exists, func, true
-from sqlalchemy.orm import selectinload
 
 from cinderlite import errors
 from cinderlite.api import paging
@@ -49,7 +48,7 @@ class BackupRef(Schema):
 
 
 class Backup(BackupRef):
-    """A backup in full. None depends on another here: any may be deleted."""
+    """A backup in full. Those that others are incremental to may be deleted, too."""
 
     status = fields.String()
     size = fields.Integer()
@@ -62,7 +61,7 @@ class Backup(BackupRef):
     fail_reason = fields.String()
     volume_id = fields.String()
     is_incremental = Computed(lambda backup: backup.parent_id is not None)
-    has_dependent_backups = Computed(lambda _backup: False)
+    has_dependent_backups = fields.Boolean(attribute="has_increments")
     snapshot_id = fields.String()
     data_timestamp = Time()
     metadata = versioned(Computed(backups.metadata), since="3.43")
@@ -141,7 +140,7 @@ def _page(ctx: Context, query: Mapping[str, str]) -> Page:
     with ctx.world.db.read() as session:
         return paging.page(
             session, LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=[selectinload(_B.metadata_rows)],
+            most=ctx.settings.max_page, options=backups.SHOWN,
         )  # fmt: skip
 
 

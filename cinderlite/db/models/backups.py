@@ -7,7 +7,7 @@ import datetime
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, query_expression, relationship
 
 from cinderlite.db.models.base import Base, Dated, Named, Time, Working, new_id
 
@@ -40,6 +40,14 @@ class Backup(Dated, Named, Working, Base):
     encryption_key_id: Mapped[str | None] = mapped_column(String(36))
     #: What the storage must know to find and check it (digest, names), and what of the volume a restore needs.
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+    #: Whether another one is incremental to it; known where a query asks for it.
+    has_increments: Mapped[bool] = query_expression()
+
+    @property
+    def stored_as(self) -> str:
+        """The id under which the backup pool has its data; its record may have been taken in under another one."""
+        return str(self.details["stored_as"])
 
     metadata_rows: Mapped[list[BackupMetadata]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True
