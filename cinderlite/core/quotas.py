@@ -12,33 +12,62 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Context, Settings, World
+from cinderlite.core import types
 from cinderlite.db import models
-from cinderlite.db.session import make_and_lock
+from cinderlite.db.session import make_and_lock, refusing
+
+#: Two who set the same limit for the first time.
+_CHANGING = errors.Conflict("These limits are being set by somebody else.")
 
 
-def defaults(settings: Settings) -> dict[str, int]:
+#: The class whose limits stand in for the configured ones.
+DEFAULT_CLASS = "default"
+
+
+def configured(settings: Settings) -> dict[str, int]:
     """Configured limit of each resource; GiB where the name says so, -1 for none."""
     return {**settings.quotas, "per_volume_gigabytes": settings.per_volume_gigabytes}
 
 
 def limits(world: World, project_id: str) -> dict[str, int]:
-    """A project's limit of each resource: its own, else the default."""
+    """A project's limits: its own, else the default ones. A type's resource that is not among them has none."""
     with world.db.read() as session:
-        found = _limits(session, world.settings, project_id)
-    return {resource: found[resource] for resource in defaults(world.settings)}
+        return _limits(session, world.settings, project_id)
 
 
 def _limits(session: Session, settings: Settings, project_id: str) -> dict[str, int]:
-    own = session.execute(
-        select(models.Quota.resource, models.Quota.limit).where(models.Quota.project_id == project_id)
-    )
-    return defaults(settings) | dict(own.all())
+    table = models.Quota
+    own = select(literal(1), table.resource, table.limit).where(table.project_id == project_id)
+    return _over_defaults(session, settings, own)
+
+
+def _over_defaults(session: Session, settings: Settings, own: Select[int, str, int]) -> dict[str, int]:
+    """The configured limits, over them those of the default class, over them `own`; in one statement."""
+    table = models.QuotaClass
+    default = select(literal(0), table.resource, table.limit).where(table.class_name == DEFAULT_CLASS)
+    merged = configured(settings)
+    for _rank, resource, limit in sorted(session.execute(union_all(default, own)).all()):
+        merged[resource] = limit
+    return merged
+
+
+def of_class(world: World, class_name: str) -> dict[str, int]:
+    """The limits of a class of projects: its own, else the default ones."""
+    table = models.QuotaClass
+    own = select(literal(1), table.resource, table.limit).where(table.class_name == class_name)
+    with world.db.read() as session:
+        return _over_defaults(session, world.settings, own)
+
+
+def of_type(name: str) -> list[str]:
+    """The resources of which there are limits for each type."""
+    return [f"{resource}_{name}" for resource in types.BY_TYPE]
 
 
 def usage(world: World, project_id: str) -> dict[str, int]:
     """What a project uses of each resource now."""
     with world.db.read() as session:
-        return dict.fromkeys(defaults(world.settings), 0) | _usage(session, project_id)
+        return dict.fromkeys(configured(world.settings), 0) | _usage(session, project_id)
 
 
 def _usage(session: Session, project_id: str) -> dict[str, int]:
@@ -102,7 +131,7 @@ def admit_extend(
 
 def admit_retype(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
     """Refuse another volume of `size` GiB in a type's own quota; the project's as a whole does not change."""
-    _admit(session, settings, project_id, {f"gigabytes_{kind.name}": size, f"volumes_{kind.name}": 1})
+    _admit(session, settings, project_id, {"gigabytes": size, "volumes": 1}, kind, only_of_type=True)
 
 
 def admit_transfer(
@@ -137,17 +166,36 @@ def _admit(
     kind: models.VolumeType | None = None,
     *,
     largest: int = 0,
+    only_of_type: bool = False,
 ) -> None:
     allowed = _limits(session, settings, project_id)
     if 0 <= allowed["per_volume_gigabytes"] < largest:
         raise errors.VolumeSizeExceedsLimit(largest, allowed["per_volume_gigabytes"])
     count = _usage if wanted.keys() & {"backups", "groups"} else _volume_usage
     used = count(session, project_id)
+    if kind is not None and any(allowed.get(name, -1) >= 0 for name in of_type(kind.name)):
+        _add_retyping(session, project_id, kind, used)
     for resource, amount in wanted.items():
-        for name in (resource, *([f"{resource}_{kind.name}"] if kind else [])):
+        for name in ([] if only_of_type else [resource]) + ([f"{resource}_{kind.name}"] if kind else []):
             limit, have = allowed.get(name, -1), used.get(name, 0)
             if 0 <= limit < have + amount:
                 raise _over(resource, name, amount, limit, have)
+
+
+def _add_retyping(session: Session, project_id: str, kind: models.VolumeType, used: dict[str, int]) -> None:
+    """Count also the volumes that are being given a type but do not have it yet."""
+    table = models.Volume
+    busy = select(table.intent, table.size).where(
+        table.project_id == project_id,
+        table.busy == 1,
+        table.status == "retyping",
+        table.volume_type_id != kind.id,
+        table.consumes_quota,
+    )
+    for intent, size in session.execute(busy):
+        if intent is not None and intent.get("volume_type_id") == kind.id:
+            for name, amount in ((f"volumes_{kind.name}", 1), (f"gigabytes_{kind.name}", size)):
+                used[name] = used.get(name, 0) + amount
 
 
 def _over(resource: str, name: str, amount: int, limit: int, have: int) -> errors.OverQuota:
@@ -160,20 +208,35 @@ def _over(resource: str, name: str, amount: int, limit: int, have: int) -> error
 
 def update(ctx: Context, project_id: str, wanted: Mapping[str, int]) -> dict[str, int]:
     """Set a project's own limits and return all of them. Raises InvalidInput on a name or value that cannot be."""
-    known = defaults(ctx.settings)
-    unknown = sorted(wanted.keys() - known.keys())
-    if unknown:
-        raise errors.InvalidInput(f"Bad key(s) in quota set: {', '.join(unknown)}")
+    _refuse_unknown(ctx, wanted, "quota set")
     used = usage(ctx.world, project_id)
     for resource, limit in wanted.items():
-        if 0 <= limit < used[resource]:
+        if 0 <= limit < used.get(resource, 0):
             raise errors.InvalidInput(
                 f"Quota limit {limit} for {resource} must be equal or greater than the {used[resource]} already used"
             )
-    with ctx.world.db.write() as session:
+    with refusing(_CHANGING), ctx.world.db.write() as session:
         for resource, limit in wanted.items():
             session.merge(models.Quota(project_id=project_id, resource=resource, limit=limit))
     return limits(ctx.world, project_id)
+
+
+def update_class(ctx: Context, class_name: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Set limits of a class of projects and return all of them. Raises InvalidInput on a name that cannot be."""
+    _refuse_unknown(ctx, wanted, "quota class set")
+    with refusing(_CHANGING), ctx.world.db.write() as session:
+        for resource, limit in wanted.items():
+            session.merge(models.QuotaClass(class_name=class_name, resource=resource, limit=limit))
+    return of_class(ctx.world, class_name)
+
+
+def _refuse_unknown(ctx: Context, wanted: Mapping[str, int], where: str) -> None:
+    known = set(configured(ctx.settings))
+    with ctx.world.db.read() as session:
+        for name in session.scalars(select(models.VolumeType.name)):
+            known.update(of_type(name))
+    if unknown := sorted(wanted.keys() - known):
+        raise errors.InvalidInput(f"Bad key(s) in {where}: {', '.join(unknown)}")
 
 
 def reset(ctx: Context, project_id: str) -> None:

@@ -24,7 +24,7 @@ from cinderlite.db.session import refusing
 #: What the API shows of a type is loaded with its row.
 SHOWN = (selectinload(models.VolumeType.extra_spec_rows),)
 #: What has a quota of its own for each type, under "<this>_<name of the type>".
-_BY_TYPE = ("volumes", "gigabytes", "snapshots")
+BY_TYPE = ("volumes", "gigabytes", "snapshots")
 
 
 def ensure_default(world: World) -> None:
@@ -214,7 +214,7 @@ def update(ctx: Context, kind: models.VolumeType, **changes: Any) -> models.Volu
 def _move_quotas(session: Session, name: str, new_name: str | None) -> None:
     """Give the quotas of a type its new name; without one they go."""
     for table in (models.Quota, models.QuotaClass):
-        for what in _BY_TYPE:
+        for what in BY_TYPE:
             own = table.resource == f"{what}_{name}"
             if new_name is None:
                 session.execute(sqlalchemy.delete(table).where(own))

@@ -13,6 +13,8 @@ OPERATIONS = [
     "volume/quotas.defaults",
     "volume/quotas.update",
     "volume/quotas.delete",
+    "volume/quotas.show_class",
+    "volume/quotas.update_class",
 ]
 
 
@@ -22,3 +24,5 @@ def play(call: Call, world: World) -> None:
         call("GET", f"/v3{path}")
     call("PUT", f"/v3/os-quota-sets/{PROJECT}", {"quota_set": {"volumes": 20}})
     call("DELETE", f"/v3/os-quota-sets/{PROJECT}")
+    call("PUT", "/v3/os-quota-class-sets/default", {"quota_class_set": {"volumes": 15}})
+    call("GET", "/v3/os-quota-class-sets/default")

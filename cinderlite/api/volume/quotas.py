@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/limits and /os-quota-sets: what a project may have and what it has."""
+"""/limits, /os-quota-sets and /os-quota-class-sets: what a project may have and what it has."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
-
-from marshmallow import fields
 
 from cinderlite import errors
 from cinderlite.api import paging
@@ -50,18 +48,33 @@ def named(ctx: Context, project_id: str) -> Project:
     return Project(project_id, ctx.user_id)
 
 
-class QuotaSet(Body):
+class QuotaClassSet(Body):
     """New limits; -1 for none."""
 
-    envelope = "quota_set", ""
-    limits = fields.Dict(keys=fields.String(), values=fields.Raw())
+    envelope = "quota_class_set", ""
+    #: Keys that clients send beside them.
+    ignored = frozenset[str]()
 
     def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Any keys: the rules know the resources' names. Raises BadRequest."""
-        wanted = body.get("quota_set")
-        if not isinstance(wanted, dict) or not set(wanted) - {"tenant_id"}:
+        wanted = body.get(self.envelope[0])
+        if not isinstance(wanted, dict):
+            raise errors.BadRequest(f"Missing required element '{self.envelope[0]}' in request body.")
+        return {key: _limit(key, value) for key, value in wanted.items() if key not in self.ignored}
+
+
+class QuotaSet(QuotaClassSet):
+    """New limits, at least one; -1 for none."""
+
+    envelope = "quota_set", ""
+    ignored = frozenset({"tenant_id", "force"})
+
+    def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Any keys: the rules know the resources' names. Raises BadRequest."""
+        wanted = super().read(body)
+        if not set(body["quota_set"]) - {"tenant_id"}:
             raise errors.BadRequest("Missing required element 'quota_set' in request body.")
-        return {key: _limit(key, value) for key, value in wanted.items() if key not in ("tenant_id", "force")}
+        return wanted
 
 
 def _limit(key: str, value: Any) -> int:
@@ -73,14 +86,10 @@ def _limit(key: str, value: Any) -> int:
     return value
 
 
-def _with_types(ctx: Context, values: Mapping[str, Any], empty: Any) -> dict[str, Any]:
-    """The values with the keys that clients expect for each volume type, which has no limits of its own here."""
-    per_type = {
-        f"{resource}_{kind.name}": empty
-        for kind in usable_types(ctx)
-        for resource in ("volumes", "gigabytes", "snapshots")
-    }
-    return {**values, **per_type}
+def _shown(ctx: Context, allowed: Mapping[str, int]) -> dict[str, int]:
+    """The limits of every resource, also those for each type that the caller may use."""
+    of_types = [name for kind in usable_types(ctx) for name in quotas.of_type(kind.name)]
+    return {name: allowed.get(name, -1) for name in [*quotas.configured(ctx.settings), *of_types]}
 
 
 @bp.get("/limits", policy="limits_extension:used_limits")
@@ -97,26 +106,25 @@ def limits(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
 
 @bp.get("/os-quota-sets/<id>", policy="volume_extension:quotas:show", on=named)
 def show(ctx: Context, project: Project, query: Mapping[str, str]) -> dict[str, Any]:
-    """Show a project's limits; with `usage=True` each with what is used of it."""
-    values: dict[str, Any] = dict(quotas.limits(ctx.world, project.project_id))
-    empty: Any = -1
+    """Show a project's limits, also those for each volume type; with `usage=True` each with what is used of it."""
+    values: dict[str, Any] = dict(_shown(ctx, quotas.limits(ctx.world, project.project_id)))
     if paging.flag(query, "usage"):
         used = quotas.usage(ctx.world, project.project_id)
-        values = {key: {"limit": limit, "in_use": used[key], "reserved": 0} for key, limit in values.items()}
-        empty = {"limit": -1, "in_use": 0, "reserved": 0}
-    return {"quota_set": {"id": project.project_id, **_with_types(ctx, values, empty)}}
+        values = {key: {"limit": limit, "in_use": used.get(key, 0), "reserved": 0} for key, limit in values.items()}
+    return {"quota_set": {"id": project.project_id, **values}}
 
 
 @bp.get("/os-quota-sets/<id>/defaults", policy="volume_extension:quotas:show", on=named)
 def defaults(ctx: Context, project: Project) -> dict[str, Any]:
     """Show the limits of a project that has none of its own."""
-    return {"quota_set": {"id": project.project_id, **_with_types(ctx, quotas.defaults(ctx.settings), -1)}}
+    values = _shown(ctx, quotas.of_class(ctx.world, quotas.DEFAULT_CLASS))
+    return {"quota_set": {"id": project.project_id, **values}}
 
 
 @bp.put("/os-quota-sets/<id>", body=QuotaSet, policy="volume_extension:quotas:update", on=named)
 def update(ctx: Context, project: Project, body: dict[str, int]) -> dict[str, Any]:
-    """Set limits of a project; none may be below what it uses already."""
-    return {"quota_set": _with_types(ctx, quotas.update(ctx, project.project_id, body), -1)}
+    """Set limits of a project, for everything or for one volume type; none may be below what it uses already."""
+    return {"quota_set": _shown(ctx, quotas.update(ctx, project.project_id, body))}
 
 
 @bp.delete("/os-quota-sets/<id>", policy="volume_extension:quotas:delete", on=named)
@@ -124,3 +132,25 @@ def delete(ctx: Context, project: Project) -> Answer:
     """Give a project the default limits again."""
     quotas.reset(ctx, project.project_id)
     return Answer()
+
+
+# -- classes
+
+
+def _class_name(_ctx: Context, name: str) -> str:
+    """The class of a path, whether it has limits of its own or not. Raises BadRequest."""
+    if len(name) > 255:
+        raise errors.BadRequest(f"quota_class_name has {len(name)} characters, more than 255.")
+    return name
+
+
+@bp.get("/os-quota-class-sets/<id>", policy="volume_extension:quota_classes:get", on=_class_name)
+def show_class(ctx: Context, name: str) -> dict[str, Any]:
+    """Show the limits of a class of projects; those of the class `default` count for every project."""
+    return {"quota_class_set": {"id": name, **_shown(ctx, quotas.of_class(ctx.world, name))}}
+
+
+@bp.put("/os-quota-class-sets/<id>", body=QuotaClassSet, policy="volume_extension:quota_classes:update", on=_class_name)
+def update_class(ctx: Context, name: str, body: dict[str, int]) -> dict[str, Any]:
+    """Set limits of a class of projects; those of the class `default` count where a project has none of its own."""
+    return {"quota_class_set": _shown(ctx, quotas.update_class(ctx, name, body))}
