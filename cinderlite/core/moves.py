@@ -22,10 +22,11 @@ from cinderlite.db import models
 NEVER, ON_DEMAND = "never", "on-demand"
 
 
-def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER) -> None:
+def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER, *, may_share: bool = True) -> None:
     """Give a volume another type, by name or id; with the policy on-demand it may be moved for that.
 
-    Raises InvalidVolume, InvalidInput when it would have to move and may not, VolumeTypeNotFound, OverQuota.
+    `may_share` says whether it may become one for several servers, or cease to be. Raises Forbidden, InvalidVolume,
+    InvalidInput when it would have to move and may not, VolumeTypeNotFound, OverQuota.
     """
     where = ctx.world.backend(volume.host)
     where.cluster.check()
@@ -35,6 +36,8 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
         current = volumes.lock(session, volume.id)
         kind = types.for_new_volume(ctx, session, wanted)
         _refuse_impossible(session, current, kind)
+        if types.is_multiattach(kind) != current.multiattach and not may_share:
+            raise errors.Forbidden(types.SHARING)
         quotas.admit_retype(session, ctx.settings, current.project_id, kind, current.size)
         fitting = [one for one in within_reach if placement.fits(one, kind, current.availability_zone)]
         target = where if where in fitting else next(iter(fitting), None)

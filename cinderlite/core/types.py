@@ -25,6 +25,8 @@ from cinderlite.db.session import refusing
 SHOWN = (selectinload(models.VolumeType.extra_spec_rows),)
 #: What has a quota of its own for each type, under "<this>_<name of the type>".
 BY_TYPE = ("volumes", "gigabytes", "snapshots")
+#: The policy rule about volumes that several servers may hold; which these are is known only when their type is.
+SHARING = "volume:multiattach"
 
 
 def ensure_default(world: World) -> None:

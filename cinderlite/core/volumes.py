@@ -119,15 +119,17 @@ def create(
     metadata: Mapping[str, str] | None = None,
     hints: Mapping[str, Any] | None = None,
     group_id: str | None = None,
+    may_share: bool = True,
     **columns: Any,
 ) -> models.Volume:
     """Create a volume of `size` GiB, empty or from a `source` (a key of SOURCES and an id); the row as accepted.
 
-    `columns` are further columns of the row that callers in `core` set. Raises OverQuota, VolumeTypeNotFound,
-    GroupNotFound, InvalidInput, what the source raises, and CephUnavailable when the cluster does not answer; then
-    nothing was begun. A failure after that shows as status `error`.
+    `may_share` says whether it may be one for several servers; `columns` are further columns of the row that callers in
+    `core` set. Raises OverQuota, VolumeTypeNotFound, Forbidden, GroupNotFound, InvalidInput, what the source raises,
+    and CephUnavailable when the cluster does not answer; then nothing was begun. A failure after that shows as status
+    `error`.
     """
-    wanted = Wanted(size, source, volume_type, availability_zone, dict(hints or {}), group_id)
+    wanted = Wanted(size, source, volume_type, availability_zone, dict(hints or {}), group_id, may_share)
     # Never inside a transaction: a dead cluster takes its time to say so.
     _likely_backend(ctx, wanted).cluster.check()
     with ctx.world.db.write() as session:
@@ -190,6 +192,7 @@ class Wanted:
     zone: str | None
     hints: dict[str, Any] = dataclasses.field(default_factory=dict)
     group_id: str | None = None
+    may_share: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -220,6 +223,8 @@ def _plan(ctx: Context, session: Session, wanted: Wanted) -> _Plan:
             f"Volume size '{size}'GB cannot be smaller than the size of its source, {origin.size}GB."
         )
     kind = types.for_new_volume(ctx, session, wanted.volume_type or origin.volume_type_id)
+    if types.is_multiattach(kind) and not wanted.may_share:
+        raise errors.Forbidden(types.SHARING)
     group = _group(ctx, session, wanted, kind)
     backend, zone, fits = placement.choose(
         ctx,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from cinderlite.context import World
+from cinderlite.api.policy import Policy
+from cinderlite.context import Context, World
 from cinderlite.db import models
 from conftest import OTHER, PROJECT, Client, cluster_of, settle
 
@@ -144,6 +145,18 @@ def test_a_type_that_is_needed_stays(admin: Client, client: Client, world: World
     default = admin.get("/v3/types/default").json["volume_type"]["id"]
     assert admin.delete(f"/v3/types/{default}").status_code == 400
     assert names(admin) == ["__DEFAULT__", "gold"]
+
+
+def test_a_type_that_a_group_has_stays(admin: Client) -> None:
+    kind, root = make(admin), admin.at("3.13")
+    admin.at("3.11").post("/v3/group_types", {"group_type": {"name": "together"}})
+    wanted = {"group": {"group_type": "together", "volume_types": [kind]}}
+    answer = root.post("/v3/groups", wanted)
+    assert answer.status_code == 202, answer.text
+    assert admin.delete(f"/v3/types/{kind}").status_code == 400
+    group = f"/v3/groups/{answer.json['group']['id']}"
+    assert root.post(group + "/action", {"delete": {"delete-volumes": False}}).status_code == 202
+    assert admin.delete(f"/v3/types/{kind}").status_code == 202
 
 
 def test_a_type_whose_volumes_are_gone_goes_even_before_their_purge(
@@ -315,6 +328,30 @@ def test_tenants_see_the_extra_specs_meant_for_them(admin: Client, client: Clien
 def test_a_type_for_several_servers_makes_volumes_for_several(admin: Client, client: Client) -> None:
     make(admin, extra_specs={"multiattach": "<is> True"})
     assert client.volume(volume_type="gold")["multiattach"] is True
+    assert client.volume()["multiattach"] is False
+
+
+def test_who_may_have_volumes_for_several_servers(
+    admin: Client, client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(admin, extra_specs={"multiattach": "<is> True"})
+    allows = Policy.allows
+
+    def without(self: Policy, ctx: Context, rule: str, target: Any) -> bool:
+        """As an operator's policy file may say."""
+        return (rule != "volume:multiattach" or ctx.is_admin) and allows(self, ctx, rule, target)
+
+    shared = client.volume(volume_type="gold")["id"]
+    plain = client.volume()["id"]
+    monkeypatch.setattr(Policy, "allows", without)
+    assert client.post("/v3/volumes", {"volume": {"size": 1, "volume_type": "gold"}}).status_code == 403
+    assert client.post("/v3/volumes", {"volume": {"source_volid": shared}}).status_code == 403
+    for volume, kind in ((plain, "gold"), (shared, "__DEFAULT__")):
+        retype = {"os-retype": {"new_type": kind, "migration_policy": "never"}}
+        assert client.post(f"/v3/volumes/{volume}/action", retype).status_code == 403
+        assert admin.post(f"/v3/volumes/{volume}/action", retype).status_code == 202
+    assert cluster_of(world).images("") == {f"volume-{plain}", f"volume-{shared}"}
+    assert admin.volume(volume_type="gold")["multiattach"] is True
     assert client.volume()["multiattach"] is False
 
 

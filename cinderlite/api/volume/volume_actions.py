@@ -14,7 +14,7 @@ from cinderlite.api.rest import Blueprint
 from cinderlite.api.schema import VIEW, ActionBody, Bool, GiB, Id, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import moves, volumes
+from cinderlite.core import moves, types, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volume_actions", SERVICE, "Actions on volumes.")
@@ -115,7 +115,8 @@ class Retype(ActionBody):
 @bp.action(RULE, "os-retype", body=Retype, policy="volume:retype", on=volumes.get)
 def retype(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Give a volume another type; with `migration_policy` on-demand it is moved to another pool if it must be."""
-    moves.retype(ctx, volume, body["new_type"], body.get("migration_policy", moves.NEVER))
+    policy = body.get("migration_policy", moves.NEVER)
+    moves.retype(ctx, volume, body["new_type"], policy, may_share=VIEW.get().allows(types.SHARING))
 
 
 class Migrate(ActionBody):

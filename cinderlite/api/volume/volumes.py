@@ -35,7 +35,7 @@ from cinderlite.api.schema import (
 )  # fmt: skip
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import group_types, image_metadata, volumes
+from cinderlite.core import group_types, image_metadata, types, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volumes", SERVICE, "Volumes.")
@@ -209,6 +209,7 @@ def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.
         metadata=body.get("metadata"),
         hints=hints,
         group_id=body.get("group_id") or body.get("consistencygroup_id"),
+        may_share=VIEW.get().allows(types.SHARING),
         **named(body),
     )
 
