@@ -72,6 +72,8 @@ def configure(path: pathlib.Path, keystone: Keystone, *, image: str, backends: t
             # Half of the volume tests are skipped without; none of those that run here asks it for anything.
             "neutron": True,
         },
+        # So that readers do what readers may.
+        "enforce_scope": {"cinder": True},
         "compute": {"image_ref": image},
         "compute-feature-enabled": {"volume_multiattach": True},
         "validation": {"run_validation": False},
