@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.util
 import ipaddress
 import logging
 import pathlib
@@ -33,6 +35,7 @@ from cinderlite.context import Backend, Context, Settings, World
 from cinderlite.core import group_types, reconcile, types
 from cinderlite.db.session import Database
 from cinderlite.guests.qmp import QmpHypervisor
+from cinderlite.images import Converter, Glance, Images
 from cinderlite.jobs import Jobs
 
 LOG = logging.getLogger(__name__)
@@ -79,7 +82,49 @@ def real_world(conf: cfg.ConfigOpts) -> World:
         ),
         jobs=Jobs(conf.job_threads),
         backup_cluster=_backup_cluster(conf),
+        images=images(conf),
     )
+
+
+def images(conf: cfg.ConfigOpts) -> Images | None:
+    """The image service, if one is configured and the library to talk to it is installed."""
+    with_keystone = conf.auth_strategy == "keystone"
+    if not (conf.glance_api_servers or conf.glance.auth_type or with_keystone):
+        return None
+    if importlib.util.find_spec("openstack") is None:
+        LOG.warning("there is no image service for want of openstacksdk; install the extra 'glance'")
+        return None
+    kind, name, interface = conf.glance_catalog_info.split(":")
+    glance = Glance(
+        servers=conf.glance_api_servers,
+        catalog=(kind, name, interface),
+        region=conf.glance.region_name,
+        retries=conf.glance_num_retries,
+        direct_schemes=conf.allowed_direct_url_schemes,
+        service=functools.partial(_glance_login, conf, with_keystone=with_keystone),
+        session={
+            "verify": conf.glance.cafile or not conf.glance.insecure,
+            "cert": (conf.glance.certfile, conf.glance.keyfile) if conf.glance.keyfile else conf.glance.certfile,
+            "timeout": conf.glance.timeout,
+        },
+    )
+    converter = Converter(
+        pathlib.Path(conf.image_conversion_dir or pathlib.Path(conf.state_path) / "conversion"),
+        address_space=conf.image_conversion_address_space_limit * 2**30,
+        cpu_seconds=conf.image_conversion_cpu_limit,
+        vmdk_types=frozenset(conf.vmdk_allowed_types),
+        disabled=conf.image_conversion_disable,
+    )
+    return Images(glance, converter, conf.glance_num_retries, conf.enable_force_upload)
+
+
+def _glance_login(conf: cfg.ConfigOpts, *, with_keystone: bool) -> Any:
+    """How the service itself logs in at the image service; without an account it says nothing of who it is."""
+    from keystoneauth1 import loading, noauth
+
+    if conf.glance.auth_type:
+        return loading.load_auth_from_conf_options(conf, "glance")
+    return loading.load_auth_from_conf_options(conf, "keystone_authtoken") if with_keystone else noauth.NoAuth()
 
 
 def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
@@ -154,6 +199,7 @@ class Edge:
         return Context(
             self.world, who.user_id, who.project_id, who.roles, request_id, who.service_roles,
             self.policy.is_admin(who.roles), bool(self._of_services & (who.roles | who.service_roles)),
+            who.token,
         )  # fmt: skip
 
     def base_url(self, request: flask.Request) -> str:

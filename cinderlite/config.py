@@ -153,6 +153,69 @@ SERVICE = [
     ),
 ]
 
+IMAGES = [
+    cfg.ListOpt(
+        "glance_api_servers",
+        default=[],
+        help="URLs of the image service, such as http://glance:9292; by default it is looked up in the catalogue.",
+    ),
+    cfg.StrOpt(
+        "glance_catalog_info",
+        default="image:glance:publicURL",
+        help="Type, name and interface of the image service in the catalogue, if glance_api_servers is not set.",
+    ),
+    cfg.IntOpt(
+        "glance_num_retries",
+        default=3,
+        min=0,
+        help="How often a request to the image service, and the copy of an image, is tried again.",
+    ),
+    cfg.ListOpt(
+        "allowed_direct_url_schemes",
+        default=[],
+        help="Schemes of image locations that are read without the image service. Only 'file' has an effect: "
+        "images on a file system that this host shares with the image service.",
+    ),
+    cfg.StrOpt(
+        "image_conversion_dir",
+        help="Directory in which images are converted: it must have room for the file and the disk of each image at "
+        "work. By default the directory 'conversion' in state_path.",
+    ),
+    cfg.IntOpt("image_conversion_address_space_limit", default=1, min=1, help="GiB of memory that qemu-img may have."),
+    cfg.IntOpt(
+        "image_conversion_cpu_limit",
+        default=60,
+        min=1,
+        help="Seconds of CPU that qemu-img may take to look at an image, and for each GiB of one that it converts.",
+    ),
+    cfg.BoolOpt(
+        "image_conversion_disable",
+        default=False,
+        help="Refuse images that are not raw, both as sources of volumes and as what volumes are uploaded as.",
+    ),
+    cfg.ListOpt(
+        "vmdk_allowed_types",
+        default=["streamOptimized", "monolithicSparse"],
+        help="VMDK subformats that volumes may be made from. Those that are more than one file never are.",
+    ),
+    cfg.BoolOpt(
+        "enable_force_upload",
+        default=True,
+        help="Let os-volume_upload_image with 'force' make an image of a volume in use, from a snapshot of it.",
+    ),
+]
+#: How the service itself logs in at the image service; without auth_type as [keystone_authtoken] says.
+GLANCE = [
+    cfg.StrOpt("region_name", help="Region of the image service in the catalogue."),
+    cfg.StrOpt("auth_type", help="How the service logs in: keystoneauth's name of a plugin, such as password."),
+    cfg.StrOpt("auth_section", help="The group that holds the plugin's options, if it is not this one."),
+    cfg.StrOpt("cafile", help="File of the authorities that may have signed the certificates of HTTPS."),
+    cfg.StrOpt("certfile", help="File of the service's own certificate."),
+    cfg.StrOpt("keyfile", help="File of the key of that certificate."),
+    cfg.BoolOpt("insecure", default=False, help="Do not check certificates."),
+    cfg.IntOpt("timeout", default=60, min=1, help="Seconds to wait for a connection, and for the next byte."),
+]
+
 DATABASE = [
     cfg.StrOpt(
         "connection",
@@ -213,7 +276,13 @@ GUESTS = [
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """All options by group, for the generated sample."""
-    return [("DEFAULT", API + SERVICE), ("database", DATABASE), ("ceph", BACKEND), ("guests", GUESTS)]
+    return [
+        ("DEFAULT", API + SERVICE + IMAGES),
+        ("glance", GLANCE),
+        ("database", DATABASE),
+        ("ceph", BACKEND),
+        ("guests", GUESTS),
+    ]
 
 
 def load(argv: Sequence[str], *, default_files: list[str] | None = None) -> cfg.ConfigOpts:

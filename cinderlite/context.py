@@ -15,6 +15,7 @@ from cinderlite.jobs import Jobs
 if TYPE_CHECKING:
     from cinderlite.ceph.cluster import Cluster
     from cinderlite.guests import Hypervisor
+    from cinderlite.images import Images
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class World:
     jobs: Jobs
     #: The cluster with the backup pool, if there are to be backups.
     backup_cluster: Cluster | None = None
+    #: None: there is no image service.
+    images: Images | None = None
     #: Set to make the reconciler look now rather than at its next turn.
     wake: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -99,6 +102,8 @@ class Context:
     is_admin: bool = False
     #: Whether another service asks, such as a Nova, for itself or with its token beside the user's.
     is_service: bool = False
+    #: What the caller logged in with, if another service can be asked with it on his behalf.
+    token: str | None = dataclasses.field(default=None, repr=False)
 
     @property
     def settings(self) -> Settings:

@@ -13,6 +13,9 @@ The tree (class, status)::
     │   ├── VolumeTypeEncryptionExists    the type has its encryption already
     │   ├── InvalidQosSpecs, QosSpecsInUse
     │   ├── NoBackend                     no back end fits what is asked for
+    │   ├── ImageUnknown                  the image service has no such image for the caller
+    │   ├── ImageUnacceptable             an image that cannot become a volume, or whose file is not what it says
+    │   ├── GlanceRefused                 the image service does not want what we ask on the caller's behalf
     │   └── MalformedUrl                  the project in the URL is not the caller's
     ├── Unauthorized                401
     ├── Forbidden                   403
@@ -45,6 +48,8 @@ The tree (class, status)::
         ├── GuestUnreachable              no monitor answered; nothing was sent
         ├── GuestTimeout                  begun, and its end is unknown: look before repeating
         ├── GuestStillWatches             its process is gone, but Ceph has not noticed yet
+        ├── GlanceUnavailable             the image service does not answer
+        │   └── GlanceLoggedOut               the token has lapsed, or the service's account is wrong
         ├── BackendMissing                a back end that this process is not configured for
         ├── BackupServiceMissing          no backup pool is configured, or none in that zone
         ├── MembersBusy                   volumes of a group are still on their way
@@ -58,6 +63,7 @@ Backend errors that `core` tells apart and no client ever sees as such:
     ├── CephError                         librbd or librados failed in a way that has no better name
     │   ├── ImageNotFound, ImageExists
     │   └── ImageBusy                     somebody has the image open
+    ├── ImageCopyFailed                   an image could not be copied from or to the image service
     └── GuestError                        the guest's side failed
         ├── GuestGone                     the QEMU process does not exist any more
         └── DeviceHeld                    the guest has not let the disk go yet
@@ -153,6 +159,19 @@ class QosSpecsInUse(BadRequest):
 
 class NoBackend(BadRequest):
     template = "No valid back end was found: none fits the volume type, the availability zone and the size."
+
+
+class ImageUnknown(BadRequest):
+    def __init__(self) -> None:
+        super().__init__("Invalid image identifier or unable to access requested image.")
+
+
+class ImageUnacceptable(BadRequest):
+    template = "Image {0} is unacceptable: {1}"
+
+
+class GlanceRefused(BadRequest):
+    template = "The image service refuses: {0}"
 
 
 class MalformedUrl(BadRequest):
@@ -382,6 +401,15 @@ class GuestStillWatches(Unavailable):
     template = "The server is gone, but the storage cluster still counts its client {0} as a user of the volume."
 
 
+class GlanceUnavailable(Unavailable):
+    template = "The image service does not answer: {0}"
+
+
+class GlanceLoggedOut(GlanceUnavailable):
+    def __init__(self) -> None:
+        super().__init__("it does not accept the credentials")
+
+
 class BackendMissing(Unavailable):
     template = "The back end '{0}' is not among the enabled ones of this service."
 
@@ -424,6 +452,10 @@ class ImageExists(CephError):
 
 class ImageBusy(CephError):
     template = "Image {0} is in use by {1}."
+
+
+class ImageCopyFailed(BackendError):
+    template = "The image could not be copied: {0}"
 
 
 class GuestError(BackendError):

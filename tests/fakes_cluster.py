@@ -181,6 +181,28 @@ class FakeCluster(Cluster):
     def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
         self._do(name, lambda: self._clone(parent, snap, name, size_bytes))
 
+    def size_elsewhere(self, pool: str, name: str, snap: str) -> int:
+        def step() -> int:
+            other = self.others.get(pool)
+            if other is None or name not in other.stored or snap not in other.snaps.get(other.stored[name][0], {}):
+                raise errors.ImageNotFound(name)
+            return other.snaps[other.stored[name][0]][snap][0]
+
+        return int(self._do(name, step))
+
+    def clone_elsewhere(self, pool: str, parent: str, snap: str, name: str, size_bytes: int) -> None:
+        size = self.size_elsewhere(pool, parent, snap)
+
+        def step() -> None:
+            above = self.others[pool].stored[parent][0]
+            if name not in self.stored:
+                made = uuid.uuid4().hex[:12]
+                self.stored[name] = made, max(size, size_bytes)
+                self.parents[made] = above
+                self.data[made] = self.others[pool].snaps[above][snap][1]
+
+        self._do(name, step)
+
     def copy(self, source: str, name: str, size_bytes: int) -> None:
         def step() -> None:
             found = self._look(source)

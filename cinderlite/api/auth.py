@@ -39,6 +39,7 @@ class Identity:
     project_id: str
     roles: frozenset[str]
     service_roles: frozenset[str] = frozenset()
+    token: str | None = dataclasses.field(default=None, repr=False)
 
 
 Strategy = Callable[[Mapping[str, Any]], Identity]
@@ -53,7 +54,13 @@ def keystone(environ: Mapping[str, Any]) -> Identity:
         raise errors.Forbidden("what needs a project's token")
     service = environ.get("HTTP_X_SERVICE_ROLES", "")
     confirmed = environ.get("HTTP_X_SERVICE_IDENTITY_STATUS") == "Confirmed"
-    return Identity(user, project, _words(environ.get("HTTP_X_ROLES", "")), _words(service if confirmed else ""))
+    return Identity(
+        user,
+        project,
+        _words(environ.get("HTTP_X_ROLES", "")),
+        _words(service if confirmed else ""),
+        environ.get("HTTP_X_AUTH_TOKEN"),
+    )
 
 
 def noauth(environ: Mapping[str, Any]) -> Identity:

@@ -406,6 +406,24 @@ class Cluster:
         """Make an image of a snapshot, sharing its data; `size_bytes` may be more. Raises ImageNotFound."""
         self._call("clone", lambda c: images.clone(c.ioctx, parent, snap, name, size_bytes), name)
 
+    def size_elsewhere(self, pool: str, name: str, snap: str) -> int:
+        """Bytes of a snapshot in another pool, if our user may read it there. Raises ImageNotFound."""
+
+        def step(connection: _Connection) -> int:
+            with connection.rados.open_ioctx(pool) as source:
+                return images.size_of_snapshot(source, name, snap)
+
+        return int(self._call("size_elsewhere", step, name))
+
+    def clone_elsewhere(self, pool: str, parent: str, snap: str, name: str, size_bytes: int) -> None:
+        """Make an image of a snapshot in another pool, as `clone` does. Raises ImageNotFound."""
+
+        def step(connection: _Connection) -> None:
+            with connection.rados.open_ioctx(pool) as source:
+                images.clone(connection.ioctx, parent, snap, name, size_bytes, source=source)
+
+        self._call("clone_elsewhere", step, name)
+
     def copy(self, source: str, name: str, size_bytes: int) -> None:
         """Make an image that starts as another one is now, sharing its data. Raises ImageNotFound."""
         self._call("copy", lambda c: images.copy(c.ioctx, source, name, size_bytes), name)

@@ -132,25 +132,34 @@ def _remove_snapshot(image: Any, snap: str) -> None:
         image.remove_snap(snap)
 
 
-def clone(ioctx: Any, parent: str, snap: str, name: str, size_bytes: int) -> None:
+def clone(ioctx: Any, parent: str, snap: str, name: str, size_bytes: int, *, source: Any = None) -> None:
     """Make an image of a snapshot, of that size or bigger than it; one that an earlier try made is completed.
 
-    Raises ImageNotFound when there is no such snapshot.
+    `source` is the parent's pool, if that is another one. Raises ImageNotFound when there is no such snapshot.
     """
     import rbd
 
+    source = ioctx if source is None else source
     if not _is_clone(ioctx, name):
         try:
-            rbd.RBD().clone(ioctx, parent, snap, ioctx, name)
+            rbd.RBD().clone(source, parent, snap, ioctx, name)
         except rbd.ImageExists:  # Cut off before it knew its parent: it holds nothing.
             rbd.RBD().remove(ioctx, name)
-            rbd.RBD().clone(ioctx, parent, snap, ioctx, name)
+            rbd.RBD().clone(source, parent, snap, ioctx, name)
     with rbd.Image(ioctx, name) as image:
         # What is set on the parent, limits above all, came along and is not the clone's.
         for key, _ in list(image.metadata_list()):
             image.metadata_remove(key)
         if image.size() < size_bytes:
             image.resize(size_bytes)
+
+
+def size_of_snapshot(ioctx: Any, name: str, snap: str) -> int:
+    """Bytes of a snapshot. Raises ImageNotFound when there is none."""
+    import rbd
+
+    with rbd.Image(ioctx, name, snapshot=snap, read_only=True) as image:
+        return int(image.size())
 
 
 def copy(ioctx: Any, source: str, name: str, size_bytes: int) -> None:

@@ -182,6 +182,13 @@ class Machine:
             self._release(world, row_id, owner)
         return Outcome("begun")
 
+    def give_up(self, world: World, row_id: str, owner: str, error: errors.CinderliteError) -> None:
+        """Settle a verb as failed, before its step was begun, if `owner` holds the row's lease."""
+        with world.db.read() as session:
+            row = session.get(self.model, row_id)
+        if row is not None and row.intent is not None and row.lease_owner == owner:
+            self._settle(world, row, owner, {}, error)
+
     def _job(self, world: World, row: Any, owner: str) -> None:
         try:
             self._work(world, row, owner)

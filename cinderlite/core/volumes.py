@@ -29,6 +29,7 @@ LIFECYCLE = states.Machine(
     #    verb      from                       through      then         on failure
     Move("create", frozenset({"new"}),        "creating",  "available", "error"),
     Move("fill",   frozenset({"new"}),        "creating",  "available", "error", long=True),
+    Move("download", frozenset({"new"}),      "creating",  "available", "error", long=True),
     Move("manage", frozenset({"new"}),        "managing",  "available", "error_managing"),
     Move("unmanage", DELETABLE,               "unmanaging", GONE,      "error_unmanaging"),
     Move("extend", frozenset({"available"}),  "extending", RETURN,     "error_extending"),
@@ -36,6 +37,8 @@ LIFECYCLE = states.Machine(
     Move("retype", frozenset({"available", "in-use"}), "retyping", RETURN, RETURN),
     Move("retype_and_move", frozenset({"available"}), "retyping", RETURN, RETURN, long=True),
     Move("migrate", frozenset({"available"}), "maintenance", RETURN,  RETURN, long=True),
+    Move("upload", frozenset({"available"}),  "uploading", RETURN,      RETURN, long=True),
+    Move("reimage", frozenset({"available", "error"}), "downloading", RETURN, "error", long=True),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
     Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
@@ -84,7 +87,7 @@ class Origin:
     bootable: bool = False
     image_metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     encryption_key_id: str | None = None
-    #: "create" if the image is made at once, "fill" if data are moved for it.
+    #: "create" if the image is made at once, "fill" if data are moved for it, "download" if they come from an image.
     verb: str = "create"
     #: Further columns of the new row, and what the step must know.
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -96,10 +99,11 @@ class Source:
     """Something that volumes are made from.
 
     `origin(ctx, session, id)` looks it up and refuses what cannot be (it runs before anything is begun and again in
-    the transaction that accepts); `fill(world, volume, intent)` is the idempotent step that makes the image.
+    the transaction that accepts); where looking takes more than the database, it gets what was found instead of the
+    id. `fill(world, volume, intent)` is the idempotent step that makes the image.
     """
 
-    origin: Callable[[Context, Session, str], Origin]
+    origin: Callable[[Context, Session, Any], Origin]
     fill: Callable[[World, models.Volume, Mapping[str, Any]], Mapping[str, Any] | None]
 
 
@@ -111,7 +115,7 @@ def create(
     ctx: Context,
     *,
     size: int | None = None,
-    source: tuple[str, str] | None = None,
+    source: tuple[str, Any] | None = None,
     name: str | None = None,
     description: str | None = None,
     volume_type: str | None = None,
@@ -122,7 +126,7 @@ def create(
     may_share: bool = True,
     **columns: Any,
 ) -> models.Volume:
-    """Create a volume of `size` GiB, empty or from a `source` (a key of SOURCES and an id); the row as accepted.
+    """Create a volume of `size` GiB, empty or from a `source` (a key of SOURCES and what that takes); the row.
 
     `may_share` says whether it may be one for several servers; `columns` are further columns of the row that callers in
     `core` set. Raises OverQuota, VolumeTypeNotFound, Forbidden, GroupNotFound, InvalidInput, what the source raises,
@@ -187,7 +191,7 @@ class Wanted:
     """What is asked of a new volume; the source is a key of SOURCES and an id."""
 
     size: int | None
-    source: tuple[str, str] | None
+    source: tuple[str, Any] | None
     volume_type: str | None
     zone: str | None
     hints: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -264,6 +268,7 @@ def _group(ctx: Context, session: Session, wanted: Wanted, kind: models.VolumeTy
 
 @LIFECYCLE.step("create")
 @LIFECYCLE.step("fill")
+@LIFECYCLE.step("download")
 def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if arguments.get("unplaced"):
         raise errors.NoBackend

@@ -7,23 +7,28 @@ What is called stands in `tests/scenarios`, a module a resource. `RECORD_SAMPLES
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
 import pkgutil
 import re
 import urllib.parse
+from collections.abc import Iterator
 from typing import Any
 
 import flask
 import pytest
+from oslo_config import cfg
 
 import generate
 import scenarios
+from cinderlite import app as composition
 from cinderlite.api import compute, volume
 from cinderlite.context import World
 from cinderlite.core import services
 from conftest import Client
+from fakes_glance import FakeGlance
 
 RECORD = bool(os.environ.get("RECORD_SAMPLES"))
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -72,11 +77,21 @@ class Recorder:
         return json.loads(text)  # type: ignore[no-any-return]
 
 
+@pytest.fixture
+def world(world: World, conf: cfg.ConfigOpts) -> Iterator[World]:
+    """The world, with an image service."""
+    glance = FakeGlance()
+    conf.set_override("glance_api_servers", [glance.url])
+    yield dataclasses.replace(world, images=composition.images(conf))
+    glance.stop()
+
+
 @pytest.mark.parametrize("name", sorted(info.name for info in pkgutil.iter_modules(scenarios.__path__)))
 def test_a_resource_answers_as_its_samples_show(admin: Client, world: World, name: str) -> None:
+    scenario = importlib.import_module(f"scenarios.{name}")
+    pytest.importorskip(getattr(scenario, "NEEDS", "flask"))
     recorder = Recorder(admin)
     services.beat(world)
-    scenario = importlib.import_module(f"scenarios.{name}")
     scenario.play(recorder.call, world)
     for operation in scenario.OPERATIONS:
         path = generate.SAMPLES / f"{operation}.json"

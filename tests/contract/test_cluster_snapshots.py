@@ -197,6 +197,7 @@ def target(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster:
     """Another pool of the same cluster."""
     if isinstance(cluster, FakeCluster):
         cluster.others["second"] = FakeCluster(pool="second")
+        cluster.others["second"].others[cluster.pool] = cluster
         return cluster.others["second"]
     found: Cluster = request.getfixturevalue("real_target")
     return found
@@ -239,3 +240,24 @@ def test_a_clone_moves_whose_snapshot_is_gone(cluster: Cluster, target: Cluster,
         cluster.move(f"{name}-clone", target.pool)
     assert [one.name for one in target.snapshots(f"{name}-clone")] == ["snapshot-b"]
     assert cluster.info(name).size_bytes == GIB
+
+
+def test_an_image_of_another_pool_can_be_cloned(cluster: Cluster, target: Cluster, name: str, write: Write) -> None:
+    cluster.create(name, GIB)
+    write(name, "shared")
+    cluster.snapshot(name, "snap")
+    assert target.size_elsewhere(cluster.pool, name, "snap") == GIB
+    for _ in range(2):
+        target.clone_elsewhere(cluster.pool, name, "snap", f"{name}-clone", 2 * GIB)
+    assert target.info(f"{name}-clone").size_bytes == 2 * GIB
+    with target.opened(f"{name}-clone") as clone:
+        assert clone.read(0, 6) == b"shared"
+    for pool, image, snap in (
+        (cluster.pool, name, "none"),
+        (cluster.pool, f"{name}-none", "snap"),
+        ("none", name, "snap"),
+    ):
+        with pytest.raises(errors.ImageNotFound):
+            target.size_elsewhere(pool, image, snap)
+        with pytest.raises(errors.ImageNotFound):
+            target.clone_elsewhere(pool, image, snap, f"{name}-other", GIB)

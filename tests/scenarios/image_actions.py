@@ -7,8 +7,10 @@ from cinderlite.context import World
 from scenarios import Call
 
 OPERATIONS = [
-    f"volume/image_actions.{name}" for name in ("set_bootable", "set_metadata", "unset_metadata", "show_metadata")
+    f"volume/image_actions.{name}"
+    for name in ("set_bootable", "set_metadata", "unset_metadata", "show_metadata", "upload_image", "reimage")
 ]
+NEEDS = "openstack"
 
 
 def play(call: Call, world: World) -> None:
@@ -19,3 +21,6 @@ def play(call: Call, world: World) -> None:
     call("POST", actions, {"os-set_image_metadata": {"metadata": {"os_distro": "debian", "hw_disk_bus": "virtio"}}})
     call("POST", actions, {"os-unset_image_metadata": {"key": "hw_disk_bus"}})
     call("POST", actions, {"os-show_image_metadata": {}})
+    image = {"image_name": "system", "disk_format": "qcow2", "container_format": "bare", "visibility": "private"}
+    made = call("POST", actions, {"os-volume_upload_image": image})["os-volume_upload_image"]
+    call("POST", actions, {"os-reimage": {"image_id": made["image_id"]}})

@@ -35,12 +35,15 @@ from cinderlite.api.schema import (
 )  # fmt: skip
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import group_types, image_metadata, types, volumes
+from cinderlite.core import group_types, image_metadata, images, types, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volumes", SERVICE, "Volumes.")
 
 STRICT = Version(3, 53)
+FROM_IMAGE = "volume:create_from_image"
+#: Since when an image that a Nova made of a server with volumes stands for a snapshot.
+SERVER_IMAGES = Version(3, 46)
 #: Since when a volume can be deleted with `force`.
 FORCE_DELETE = Version(3, 23)
 #: Statuses that clients do not know → what they are shown instead, as Cinder does.
@@ -203,7 +206,7 @@ def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.
     return volumes.create(
         ctx,
         size=body.get("size"),
-        source=_source(body),
+        source=_source(ctx, body),
         volume_type=body.get("volume_type"),
         availability_zone=body.get("availability_zone"),
         metadata=body.get("metadata"),
@@ -214,14 +217,18 @@ def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.
     )
 
 
-def _source(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What the volume is to be made from: a key of `volumes.SOURCES` and an id."""
+def _source(ctx: Context, body: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """What the volume is to be made from: a key of `volumes.SOURCES` and what it takes."""
     given = {key: body[key] for key in ("snapshot_id", "source_volid", "imageRef", "image_id", "backup_id")
              if body.get(key) is not None}  # fmt: skip
     if "imageRef" in given:  # Cinder's older name for the same thing wins.
         given["image_id"] = given.pop("imageRef")
     if len(given) > 1:
         raise errors.BadRequest(f"A volume has one source at most, but {', '.join(sorted(given))} were given.")
+    if "image_id" in given:
+        if not VIEW.get().allows(FROM_IMAGE):
+            raise errors.Forbidden(FROM_IMAGE)
+        return images.source(ctx, given["image_id"], of_servers=VIEW.get().version >= SERVER_IMAGES)
     for key, value in given.items():
         if key not in volumes.SOURCES:
             raise errors.InvalidInput(f"volumes cannot be created from {key} by this service")
