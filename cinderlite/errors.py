@@ -343,8 +343,8 @@ class LimitExceeded(OverQuota):
 
 class VolumeSizeExceedsAvailableQuota(OverQuota):
     template = (
-        "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed gigabytes quota. "
-        "Requested {0}G, quota is {1}G and {2}G has been consumed."
+        "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed {0} quota. "
+        "Requested {1}G, quota is {2}G and {3}G has been consumed."
     )
 
 

@@ -200,7 +200,7 @@ def _add_retyping(session: Session, project_id: str, kind: models.VolumeType, us
 
 def _over(resource: str, name: str, amount: int, limit: int, have: int) -> errors.OverQuota:
     if resource.startswith("gigabytes"):
-        return errors.VolumeSizeExceedsAvailableQuota(amount, limit, have)
+        return errors.VolumeSizeExceedsAvailableQuota(name, amount, limit, have)
     if resource == "backup_gigabytes":
         return errors.BackupSizeExceedsAvailableQuota(amount, limit, have)
     return errors.LimitExceeded(resource.rstrip("s").capitalize(), resource, limit, name)

@@ -166,6 +166,11 @@ def test_a_volume_says_how_it_is_encrypted(
     assert reader.get(url + "/encryption/cipher").status_code == 404
     _encrypt(world, url.rpartition("/")[2], kind)
     key = "00000000-0000-4000-8000-000000000001"
+    assert reader.at("3.64").get(url).json["volume"]["encryption_key_id"] == key
+    found = reader.at("3.63").get(url).json["volume"]
+    assert (found["encrypted"], "encryption_key_id" in found) == (True, False)
+    plain = client.at("3.64").volume()
+    assert (plain["encrypted"], "encryption_key_id" in plain) == (False, False)
     assert reader.get(url + "/encryption").json == {"encryption_key_id": key, **LUKS}
     for name, text in (("encryption_key_id", key), ("cipher", LUKS["cipher"]), ("key_size", "256")):
         answer = reader.get(f"{url}/encryption/{name}")

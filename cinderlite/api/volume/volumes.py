@@ -123,7 +123,7 @@ class VolumeWritten(VolumeRef):
     consistencygroup_id = Computed(_consistency_group)
     metadata = Computed(_metadata)
     bootable = Computed(lambda volume: "true" if volume.bootable else "false")
-    encrypted = Computed(lambda _volume: False)
+    encrypted = Computed(lambda volume: volume.encryption_key_id is not None)
     multiattach = fields.Boolean()
     replication_status = Computed(lambda _volume: None)
     attachments = Computed(_attachments)
@@ -134,6 +134,7 @@ class VolumeWritten(VolumeRef):
     service_uuid = versioned(Computed(lambda _volume: None), since="3.48")
     cluster_name = versioned(Computed(lambda _volume: None), since="3.61", policy=HOST)
     volume_type_id = versioned(fields.String(), since="3.63")
+    encryption_key_id = versioned(fields.String(), since="3.64", optional=True)
     consumes_quota = versioned(fields.Boolean(), since="3.65")
 
 
