@@ -40,6 +40,8 @@ class FakeCluster(Cluster):
         self.stored: dict[str, tuple[str, int]] = {}
         #: id of an image → snapshot → (bytes, the writes that it holds)
         self.snaps: dict[str, dict[str, tuple[int, str]]] = {}
+        #: snapshots of several images at one moment, which stand among `snaps` too
+        self.group_snaps: set[str] = set()
         #: id of a clone → id of its parent
         self.parents: dict[str, str] = {}
         #: id of an image → what stands for its data
@@ -173,7 +175,8 @@ class FakeCluster(Cluster):
 
     def snapshots(self, name: str) -> list[SnapshotInfo]:
         def step() -> list[SnapshotInfo]:
-            return [SnapshotInfo(snap, size) for snap, (size, _) in self.snaps.get(self._look(name).id, {}).items()]
+            held = self.snaps.get(self._look(name).id, {})
+            return [SnapshotInfo(snap, size) for snap, (size, _) in held.items() if snap not in self.group_snaps]
 
         found: list[SnapshotInfo] = self._do(name, step)
         return found
@@ -216,7 +219,7 @@ class FakeCluster(Cluster):
     def roll_back(self, name: str, snap: str) -> None:
         def step() -> None:
             found = self._look(name)
-            if snap not in self.snaps.get(found.id, {}):
+            if snap not in self.snaps.get(found.id, {}) or snap in self.group_snaps:
                 raise errors.ImageNotFound(f"{name}@{snap}")
             size, data = self.snaps[found.id][snap]
             self.stored[name] = found.id, size
@@ -237,6 +240,27 @@ class FakeCluster(Cluster):
             target.data[found.id] = self.data.pop(found.id, "")
 
         self._do(name, step)
+
+    def group_snapshot(self, group: str, names: Sequence[str]) -> None:
+        def step() -> None:
+            if group in self.group_snaps:
+                return
+            for found in [self._look(name) for name in names]:
+                held = found.size_bytes, self.data.get(found.id, "")
+                self.snaps.setdefault(found.id, {})[group] = held
+            self.group_snaps.add(group)
+
+        self._do(group, step)
+
+    def remove_group_snapshot(self, group: str, names: Sequence[str]) -> None:
+        del names
+
+        def step() -> None:
+            for held in self.snaps.values():
+                held.pop(group, None)
+            self.group_snaps.discard(group)
+
+        self._do(group, step)
 
     @contextlib.contextmanager
     def opened(self, name: str, snap: str | None = None, *, write: bool = False) -> Iterator[FakeOpenImage]:
@@ -261,7 +285,7 @@ class FakeCluster(Cluster):
 
     def _clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
         above = self._look(parent)
-        if snap not in self.snaps.get(above.id, {}):
+        if snap not in self.snaps.get(above.id, {}) or snap in self.group_snaps:
             raise errors.ImageNotFound(name)
         size, data = self.snaps[above.id][snap]
         if name not in self.stored:

@@ -444,11 +444,24 @@ class Cluster:
 
         self._bulk("move", step, name)
 
+    def group_snapshot(self, group: str, names: Sequence[str]) -> None:
+        """Take the snapshot `group` of several images at one moment; nothing writes to any of them meanwhile.
+
+        `opened` shows what it holds of each; it cannot be cloned or rolled back. Raises ImageNotFound, ImageBusy.
+        """
+        self._bulk("group_snapshot", lambda c: images.group_snapshot(c.ioctx, group, names), group)
+
+    def remove_group_snapshot(self, group: str, names: Sequence[str]) -> None:
+        """Remove a snapshot of several images; no trace of it, or of an image, is fine."""
+        self._bulk("remove_group_snapshot", lambda c: images.remove_group_snapshot(c.ioctx, group, names), group)
+
     # Data
 
     @contextlib.contextmanager
     def opened(self, name: str, snap: str | None = None, *, write: bool = False) -> Iterator[OpenImage]:
         """An image, or a snapshot of it, open for long work in this thread; its calls may wait for ever for an OSD.
+
+        The snapshot is a user's, or one that `group_snapshot` took.
 
         Raises ImageNotFound; what librbd says inside is raised as ours too.
         """
@@ -457,8 +470,13 @@ class Cluster:
 
         connection = self._borrow(self._here, bulk=True)
         try:
-            with rbd.Image(connection.ioctx, name, snapshot=snap, read_only=not write) as image:
-                yield OpenImage(image, snap)
+            with rbd.Image(connection.ioctx, name, read_only=not write) as image:
+                chosen = None if snap is None else images.snap_id(image, snap)
+                if chosen is not None:
+                    image.set_snap_by_id(chosen)
+                elif snap is not None:
+                    raise errors.ImageNotFound(f"{name}@{snap}")
+                yield OpenImage(image, chosen)
         except (rados.Error, rbd.Error) as error:
             if _errno(error) == errno.ESHUTDOWN:
                 self._retire(self._here, connection)

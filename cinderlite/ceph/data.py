@@ -16,9 +16,9 @@ CHUNK_BYTES = 4 * 2**20
 class OpenImage:
     """An open image, or an open snapshot of one, which can only be read. Offsets and lengths are in bytes."""
 
-    def __init__(self, image: Any, snap: str | None) -> None:
+    def __init__(self, image: Any, snap_id: int | None) -> None:
         self._image = image
-        self._snap = snap
+        self._snap_id = snap_id
 
     @property
     def size_bytes(self) -> int:
@@ -66,7 +66,7 @@ class OpenImage:
 
     def _has_older(self, snap: str) -> bool:
         ids = {str(one["name"]): int(one["id"]) for one in self._image.list_snaps()}
-        return snap in ids and (self._snap is None or ids[snap] < ids[self._snap])
+        return snap in ids and (self._snap_id is None or ids[snap] < self._snap_id)
 
     def note(self, key: str) -> str | None:
         """A note that `set_note` left at the image."""

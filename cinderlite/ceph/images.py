@@ -289,6 +289,89 @@ def snapshots(ioctx: Any, name: str) -> list[SnapshotInfo]:
         ]
 
 
+def group_snapshot(ioctx: Any, group: str, names: Sequence[str]) -> None:
+    """Take a snapshot of several images at one moment; one that an earlier try took is as good as a new one.
+
+    It is of an RBD group of the same name, which holds the images only meanwhile, for an image can be in one group.
+    Ceph has all writers wait for it. Raises ImageBusy while an image is in another group.
+    """
+    import rbd
+
+    with contextlib.suppress(rbd.ObjectExists):
+        rbd.RBD().group_create(ioctx, group)
+    held = rbd.Group(ioctx, group)
+    taken = {str(one["name"]): one["state"] for one in held.list_snaps()}
+    if taken.get(group) == rbd.RBD_GROUP_SNAP_STATE_INCOMPLETE:
+        _drop_group_snapshot(ioctx, group, names)
+        del taken[group]
+    try:
+        if group not in taken:
+            for name in names:
+                _join(ioctx, held, name)
+            held.create_snap(group)
+    except (rbd.Error, errors.CephError):
+        with contextlib.suppress(rbd.Error):
+            _leave(ioctx, held, names)
+        raise
+    _leave(ioctx, held, names)
+
+
+def _join(ioctx: Any, held: Any, name: str) -> None:
+    import rbd
+
+    try:
+        held.add_image(ioctx, name)
+    except rbd.ObjectExists:
+        raise errors.ImageBusy(name, "another group of images") from None
+    except rbd.ObjectNotFound:
+        raise errors.ImageNotFound(name) from None
+
+
+def _leave(ioctx: Any, held: Any, names: Sequence[str]) -> None:
+    import rbd
+
+    for name in names:
+        with contextlib.suppress(rbd.ObjectNotFound):
+            held.remove_image(ioctx, name)
+
+
+def remove_group_snapshot(ioctx: Any, group: str, names: Sequence[str]) -> None:
+    """Remove the snapshot that `group_snapshot` took, or what was begun of it; no trace of it is fine."""
+    import rbd
+
+    _drop_group_snapshot(ioctx, group, names)
+    _leave(ioctx, rbd.Group(ioctx, group), names)
+    rbd.RBD().group_remove(ioctx, group)
+
+
+def _drop_group_snapshot(ioctx: Any, group: str, names: Sequence[str]) -> None:
+    """What each image holds goes first: a try that was cut off did not write down yet which those are."""
+    import rbd
+
+    for name in names:
+        with contextlib.suppress(rbd.ImageNotFound):
+            with rbd.Image(ioctx, name, read_only=True) as image:
+                found = snap_id(image, group)
+            if found is not None:
+                with rbd.Image(ioctx, name) as image:
+                    image.remove_snap_by_id(found)
+    with contextlib.suppress(rbd.ObjectNotFound):
+        rbd.Group(ioctx, group).remove_snap(group)
+
+
+def snap_id(image: Any, snap: str) -> int | None:
+    """The id of an open image's snapshot: a user's of that name, or what a group's snapshot of that name holds."""
+    import rbd
+
+    found = None
+    for one in image.list_snaps():
+        if one["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_USER and one["name"] == snap:
+            return int(one["id"])
+        if one["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_GROUP and one["group"]["snap_name"] == snap:
+            found = int(one["id"])
+    return found
+
+
 def rename(ioctx: Any, name: str, new: str) -> None:
     """Give an image another name; done too if it has it already. Raises ImageNotFound, ImageExists."""
     import rbd

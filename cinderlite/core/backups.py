@@ -134,7 +134,7 @@ def create(
         backup.details = {
             "chain": parent.details["chain"] if parent else vault.chain_of(current.id, backup.id),
             "stored_as": backup.id,
-            "snap": snapshot.snap if snapshot else vault.snap_of(backup.id),
+            "snap": snapshot.held_as if snapshot else vault.snap_of(backup.id),
             "volume": _description(current),
         }
         owner = LIFECYCLE.start(backup, "create", ctx.settings.lease, ctx.request_id)

@@ -173,7 +173,7 @@ def update(
     if both:
         raise errors.InvalidVolume(f"volumes cannot join and leave at once: {', '.join(both)}")
     with ctx.world.db.write() as session:
-        current = _hold(session, group.id)
+        current = hold(session, group.id)
         changes = {
             key: value
             for key, value in (("name", name), ("description", description))
@@ -195,7 +195,8 @@ def update(
         current.updated_at = models.utcnow()
 
 
-def _hold(session: Session, group_id: str) -> models.Group:
+def hold(session: Session, group_id: str) -> models.Group:
+    """The group's row, which nobody else changes before the transaction ends. Raises GroupNotFound."""
     query = select(models.Group).where(models.Group.id == group_id).options(*SHOWN)
     found = session.scalars(
         query.with_for_update(of=models.Group).execution_options(populate_existing=True)
@@ -235,6 +236,18 @@ def _joining(ctx: Context, session: Session, group: models.Group, volume_id: str
     if volume.host != group.host:
         raise errors.InvalidVolume(f"volume {volume_id} is on {volume.host} and group {group.id} on {group.host}")
     return volume
+
+
+@LIFECYCLE.step("fill")
+def _fill(world: World, group: models.Group, _arguments: Mapping[str, Any]) -> None:
+    """The volumes fill themselves; the group is there when all of them are."""
+    with world.db.read() as session:
+        present = members(session, group.id)
+    if any(volume.busy for volume in present):
+        raise errors.MembersBusy(group.id)
+    failed = [volume.id for volume in present if volume.status == "error"]
+    if failed:
+        raise errors.InvalidGroup(f"these of its volumes could not be made: {', '.join(failed)}")
 
 
 # -- its end
@@ -297,7 +310,7 @@ def _take(ctx: Context, session: Session, group: models.Group, volume: models.Vo
         ctx.settings.lease,
         ctx.request_id,
         or_(table.migration_status.is_(None), table.migration_status.in_(volumes.AT_REST)),
-        snaps=[],
+        snaps=volumes.backup_snaps(session, [volume.id]),
     )
     if owner is None:
         raise errors.InvalidGroup(f"volume {volume.id} of group {group.id} cannot be deleted in status {volume.status}")
@@ -317,7 +330,7 @@ def _delete(world: World, group: models.Group, _arguments: Mapping[str, Any]) ->
 def reset_status(ctx: Context, group: models.Group, status: str) -> None:
     """Set the status by hand. Raises InvalidGroup while an operation is under way: its end would be lost."""
     with ctx.world.db.write() as session:
-        current = _hold(session, group.id)
+        current = hold(session, group.id)
         if current.busy:
             raise errors.InvalidGroup(f"an operation on it is under way ({current.status})")
         current.status, current.updated_at = status, models.utcnow()

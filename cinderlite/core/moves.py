@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -48,6 +49,8 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
                 f"Retype requires migration of volume {volume.id}, which its status or the policy does not allow."
             )
         verb = "retype" if target is where else "retype_and_move"
+        if target is not where:
+            _refuse_held(session, current)
         owner = volumes.LIFECYCLE.begin(
             session,
             volume.id,
@@ -90,6 +93,7 @@ def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
         raise errors.InvalidInput(f"{target.pool} is in another Ceph cluster than {where.pool}.")
     with ctx.world.db.write() as session:
         current = volumes.lock(session, volume.id)
+        _refuse_held(session, current)
         owner = volumes.LIFECYCLE.begin(
             session,
             volume.id,
@@ -102,6 +106,14 @@ def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
         if owner is not None:
             current.migration_status = "migrating"
     _run(ctx, volume, owner)
+
+
+def _refuse_held(session: Session, volume: models.Volume) -> None:
+    """Raise InvalidVolume for a volume whose data are in a snapshot of several images: that cannot move along."""
+    table = models.Snapshot
+    held = select(table.id).where(table.volume_id == volume.id, table.group_snap.is_not(None)).limit(1)
+    if session.scalar(held) is not None:
+        raise errors.InvalidVolume(f"volume {volume.id} has a snapshot that it shares with other volumes")
 
 
 def _target(ctx: Context, host: str) -> Backend:

@@ -14,7 +14,7 @@ from sqlalchemy import delete
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import attachments, backups, groups, services, snapshots, volumes
+from cinderlite.core import attachments, backups, group_snapshots, groups, services, snapshots, volumes
 from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 MACHINES = (
     volumes.LIFECYCLE,
     snapshots.LIFECYCLE,
+    group_snapshots.LIFECYCLE,
     groups.LIFECYCLE,
     attachments.LIFECYCLE,
     backups.LIFECYCLE,

@@ -8,6 +8,7 @@ an image to take its snapshot, and *blocklists* one that does not answer. So a g
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import image_metadata, messages, quotas, states, volumes
+from cinderlite.core import copies, image_metadata, messages, quotas, states, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -65,7 +66,6 @@ def create(
     description: str | None = None,
     metadata: Mapping[str, str] | None = None,
     in_use: bool = False,
-    group_snapshot_id: str | None = None,
 ) -> models.Snapshot:
     """Take a snapshot of a volume, of one in use only with `in_use`, and return its row as accepted.
 
@@ -75,27 +75,38 @@ def create(
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
         current = volumes.lock(session, volume.id)
-        _refuse_wrong_state(current, in_use=in_use)
-        kind = session.get_one(models.VolumeType, current.volume_type_id)
-        quotas.admit_snapshot(session, ctx.settings, ctx.project_id, kind, current.size)
-        snapshot = models.Snapshot(
-            id=models.new_id(),
-            volume_id=current.id,
-            volume_type_id=current.volume_type_id,
-            volume_size=current.size,
-            project_id=ctx.project_id,
-            user_id=ctx.user_id,
-            name=name,
-            description=description,
-            encryption_key_id=current.encryption_key_id,
-            group_snapshot_id=group_snapshot_id,
-            progress="0%",
-            metadata_rows=[models.SnapshotMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
-        )
+        snapshot = new(ctx, session, current, in_use=in_use, name=name, description=description, metadata=metadata)
         owner = LIFECYCLE.start(snapshot, "create", ctx.settings.lease, ctx.request_id)
         session.add(snapshot)
     LIFECYCLE.run(ctx.world, snapshot.id, owner)
     return snapshot
+
+
+def new(
+    ctx: Context,
+    session: Session,
+    volume: models.Volume,
+    *,
+    in_use: bool,
+    metadata: Mapping[str, str] | None = None,
+    **columns: Any,
+) -> models.Snapshot:
+    """Admit a snapshot of a volume that the transaction holds; its row. Call under `quotas.lock`."""
+    _refuse_wrong_state(volume, in_use=in_use)
+    kind = session.get_one(models.VolumeType, volume.volume_type_id)
+    quotas.admit_snapshot(session, ctx.settings, ctx.project_id, kind, volume.size)
+    return models.Snapshot(
+        id=models.new_id(),
+        volume_id=volume.id,
+        volume_type_id=volume.volume_type_id,
+        volume_size=volume.size,
+        project_id=ctx.project_id,
+        user_id=ctx.user_id,
+        encryption_key_id=volume.encryption_key_id,
+        progress="0%",
+        metadata_rows=[models.SnapshotMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
+        **columns,
+    )
 
 
 def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
@@ -154,6 +165,7 @@ def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> N
             ctx.settings.lease,
             ctx.request_id,
             *([] if force else [models.Snapshot.group_snapshot_id.is_(None)]),
+            models.Snapshot.group_snap.is_(None),
             sources=frozenset({snapshot.status}) if force else None,
         )
     if owner is None:
@@ -261,7 +273,8 @@ def _from_snapshot(ctx: Context, session: Session, snapshot_id: str) -> volumes.
     query = select(models.Volume).where(models.Volume.id == snapshot.volume_id).options(*volumes.SHOWN)
     # The snapshot brought the row along, without what else is needed here.
     volume = session.scalars(query.execution_options(populate_existing=True)).one()
-    return _like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id)
+    verb = "create" if snapshot.group_snap is None else "fill"
+    return dataclasses.replace(_like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id), verb=verb)
 
 
 def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
@@ -270,7 +283,12 @@ def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str
         if snapshot is None:
             raise errors.SnapshotNotFound(source["id"])
         parent = session.get_one(models.Volume, snapshot.volume_id)
-    world.cluster(volume.host).clone(parent.image, snapshot.snap, volume.image, volume.size * volumes.GIB)
+    cluster, size = world.cluster(volume.host), volume.size * volumes.GIB
+    if snapshot.group_snap is None:
+        cluster.clone(parent.image, snapshot.snap, volume.image, size)
+    else:
+        cluster.create(volume.image, size)
+        copies.write_over(cluster, volume.image, parent.image, snapshot.group_snap)
 
 
 def _from_volume(ctx: Context, session: Session, volume_id: str) -> volumes.Origin:

@@ -113,6 +113,8 @@ def _snapshots(session: Session, volume: models.Volume) -> Sequence[models.Snaps
     for snapshot in found:
         if snapshot.status != "available" or snapshot.busy:
             raise errors.InvalidSnapshot(f"snapshot: {snapshot.id} status must be available")
+        if snapshot.group_snapshot_id is not None:
+            raise errors.InvalidSnapshot(f"snapshot: {snapshot.id} must not be part of a group")
     return found
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import messages, placement, quotas, states, types, vault
+from cinderlite.core import copies, messages, placement, quotas, states, types, vault
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
@@ -489,7 +489,15 @@ def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
         if newest.volume_size != current.size:
             raise errors.InvalidInput("Can't revert a volume whose size has changed since its latest snapshot.")
         if newest.status == "available" and not newest.busy:
-            owner = LIFECYCLE.begin(session, volume.id, "revert", ctx.settings.lease, ctx.request_id, snap=newest.snap)
+            owner = LIFECYCLE.begin(
+                session,
+                volume.id,
+                "revert",
+                ctx.settings.lease,
+                ctx.request_id,
+                snap=newest.held_as,
+                copy=newest.group_snap is not None,
+            )
         if owner is not None:
             newest.previous_status, newest.status = newest.status, "restoring"
     if owner is None:
@@ -499,7 +507,11 @@ def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
 
 @LIFECYCLE.step("revert")
 def _revert(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
-    world.cluster(volume.host).roll_back(volume.image, arguments["snap"])
+    cluster = world.cluster(volume.host)
+    if arguments.get("copy"):
+        copies.write_over(cluster, volume.image, volume.image, arguments["snap"])
+    else:
+        cluster.roll_back(volume.image, arguments["snap"])
 
 
 def reset_status(ctx: Context, volume: models.Volume, **changes: str) -> None:

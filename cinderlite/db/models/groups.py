@@ -93,3 +93,10 @@ class GroupSnapshot(Dated, Named, Working, Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     group_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_groups.id"))
     group_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("group_types.id"))
+
+    group_type: Mapped[GroupType] = relationship(lazy="raise")
+
+    @property
+    def snap(self) -> str:
+        """Name of the RBD group, and of its snapshot, that holds one moment of all volumes."""
+        return f"group_snapshot-{self.id}"

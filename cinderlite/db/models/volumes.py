@@ -110,6 +110,8 @@ class Snapshot(Dated, Named, Working, Base):
     consumes_quota: Mapped[bool] = mapped_column(Boolean, default=True)
     group_snapshot_id: Mapped[str | None] = mapped_column(String(36))
     encryption_key_id: Mapped[str | None] = mapped_column(String(36))
+    #: The snapshot of several images that has its data, NULL for the usual case: its image has them under `snap`.
+    group_snap: Mapped[str | None] = mapped_column(String(255))
 
     volume: Mapped[Volume] = relationship(lazy="raise", viewonly=True)
     metadata_rows: Mapped[list[SnapshotMetadata]] = relationship(
@@ -120,6 +122,11 @@ class Snapshot(Dated, Named, Working, Base):
     def snap(self) -> str:
         """Name of the RBD snapshot: Cinder's."""
         return f"snapshot-{self.id}"
+
+    @property
+    def held_as(self) -> str:
+        """Name of what has its data: `snap`, or a snapshot of several images, which can only be read."""
+        return self.group_snap or self.snap
 
 
 class SnapshotMetadata(Base):
