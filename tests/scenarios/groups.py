@@ -10,7 +10,7 @@ OPERATIONS = [
     f"volume/groups.{name}"
     for name in (
         "index", "detail", "show", "create", "update", "delete", "reset_status", "enable_replication",
-        "disable_replication", "failover_replication", "list_replication_targets",
+        "disable_replication", "failover_replication", "list_replication_targets", "create_from_source",
     )
 ]  # fmt: skip
 
@@ -37,6 +37,8 @@ def play(call: Call, world: World) -> None:
     call("PUT", one, {"group": {"description": "data and log", "add_volumes": volume}})
     for path in ("/v3/groups?name=database", "/v3/groups/detail?list_volume=true", f"{one}?list_volume=true"):
         call("GET", path)
+    source = {"source_group_id": made["group"]["id"], "name": "a copy of it"}
+    call("POST", "/v3/groups/action", {"create-from-src": source})
     action = f"{one}/action"
     call("POST", action, {"reset_status": {"status": "available"}})
     call("POST", action, {"delete": {"delete-volumes": True}})

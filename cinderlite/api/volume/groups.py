@@ -15,10 +15,10 @@ from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.paging import Listing, filter_
 from cinderlite.api.rest import Blueprint, Page
-from cinderlite.api.schema import VIEW, ActionBody, Bool, Computed, Name, Schema, StrictBody, Time, versioned
+from cinderlite.api.schema import VIEW, ActionBody, Bool, Computed, Id, Name, Schema, StrictBody, Time, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import groups
+from cinderlite.core import group_snapshots, groups
 from cinderlite.db import models
 
 bp = Blueprint("groups", SERVICE, "Groups of volumes.")
@@ -145,6 +145,33 @@ def create(ctx: Context, body: dict[str, Any]) -> models.Group:
     if len(set(body["volume_types"])) < len(body["volume_types"]):
         raise errors.BadRequest("Invalid input for field/attribute volume_types. Its items are not unique")
     return groups.create(ctx, **body)
+
+
+class CreateFromSource(ActionBody):
+    """What a group is made from, and what it is called."""
+
+    name = Name()
+    description = Name()
+    group_snapshot_id = Id()
+    source_group_id = Id()
+
+
+@bp.action(
+    "/groups/action",
+    "create-from-src",
+    body=CreateFromSource,
+    returns=(202, GroupRef),
+    policy="group:create",
+    since="3.14",
+)
+def create_from_source(ctx: Context, body: dict[str, Any]) -> models.Group:
+    """Create a group with a volume from each snapshot of a group snapshot, or from each volume of another group.
+
+    It is of the same types and on the same back end. It is available when its volumes are.
+    """
+    if ("group_snapshot_id" in body) == ("source_group_id" in body):
+        raise errors.BadRequest("Exactly one of group_snapshot_id and source_group_id must be given.")
+    return group_snapshots.create_group(ctx, **body)
 
 
 def listed(text: str | None) -> list[str]:
