@@ -162,7 +162,7 @@ GET /group_types/{{}}/group_specs: group_specs: *
 POST /group_types/{{}}/group_specs: group_specs: *
 GET /group_types/{{}}/group_specs/{{}}: -: *
 PUT /group_types/{{}}/group_specs/{{}}: -: *
-GET /group_snapshots: group_snapshots[]: GROUP_SNAPSHOT_REF
+GET /group_snapshots: group_snapshots[]: id name
 GET /group_snapshots/detail: group_snapshots[]: GROUP_SNAPSHOT
 GET /group_snapshots/{{}}: group_snapshot: GROUP_SNAPSHOT
 POST /group_snapshots: group_snapshot: GROUP_SNAPSHOT_REF

@@ -18,8 +18,8 @@ def play(call: Call, world: World) -> None:
     fields = {"name": "database", "group_type": "together", "volume_types": ["__DEFAULT__"]}
     group = call("POST", "/v3/groups", {"group": fields})["group"]["id"]
     for name in ("data", "log"):
-        volume = {"size": 10, "name": name, "volume_type": "__DEFAULT__", "group_id": group}
-        call("POST", "/v3/volumes", {"volume": volume})
+        volume = call("POST", "/v3/volumes", {"volume": {"size": 10, "name": name}})["volume"]["id"]
+        call("PUT", f"/v3/groups/{group}", {"group": {"add_volumes": volume}})
     made = call("POST", "/v3/group_snapshots", {"group_snapshot": {"group_id": group, "name": "monday"}})
     one = f"/v3/group_snapshots/{made['group_snapshot']['id']}"
     for path in (f"/v3/group_snapshots?group_id={group}", "/v3/group_snapshots/detail?sort=name:asc", one):

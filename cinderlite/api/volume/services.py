@@ -23,6 +23,8 @@ bp = Blueprint("services", SERVICE, "Services, pools and zones.")
 #: What Cinder calls an extension and this service has; Horizon looks for the *name* AvailabilityZones.
 EXTENSIONS = {
     "OS-SCH-HNT": "SchedulerHints",
+    "cgsnapshots": "Cgsnapshots",
+    "consistencygroups": "Consistencygroups",
     "os-availability-zone": "AvailabilityZones",
     "os-extended-services": "ExtendedServices",
     "os-quota-sets": "Quotas",
