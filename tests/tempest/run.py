@@ -68,7 +68,7 @@ class Cloud:
 
 
 @contextlib.contextmanager
-def cloud(directory: pathlib.Path) -> Iterator[Cloud]:
+def cloud(directory: pathlib.Path, *, images_in_ceph: bool) -> Iterator[Cloud]:
     """A cloud, whatever becomes of the body."""
     packages.ensure((*identity.PACKAGES, *images.PACKAGES))
     with contextlib.ExitStack() as stack:
@@ -85,7 +85,7 @@ def cloud(directory: pathlib.Path) -> Iterator[Cloud]:
         # tempest takes most of its volume tests for those of a cloud with networks, and asks for some to clean up.
         keystone.add_service("network", "neutron", f"{service.url}/no-networks-here")
         stack.callback(glance.stop)
-        glance.start(keystone, ceph)
+        glance.start(keystone, ceph if images_in_ceph else None)
         service.configure(options(keystone, ceph))
         stack.callback(service.stop)
         service.start()
@@ -110,7 +110,8 @@ def suite(directory: pathlib.Path, kind: str, selection: str) -> tuple[list[temp
     work = directory / kind
     work.mkdir()
     found = tempest.installed(kind)
-    with cloud(work) as made:
+    # Debian's Glance does not delete an image in Ceph that a volume is a clone of, which the newest tests ask of it.
+    with cloud(work, images_in_ceph=kind == "debian12") as made:
         conf = work / "tempest.conf"
         tempest.configure(conf, made.keystone, image=made.image, backends=("ceph", SECOND))
         done = []
