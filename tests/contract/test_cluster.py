@@ -73,14 +73,6 @@ def real_cluster(connect: Connect) -> Cluster:
     return connect()
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=real)])
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    if request.param == "fake":
-        return FakeCluster()
-    found: Cluster = request.getfixturevalue("real_cluster")
-    return found
-
-
 @pytest.fixture
 def name() -> str:
     return f"volume-{uuid.uuid4()}"

@@ -4,41 +4,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.ceph.data import CHUNK_BYTES
-from fakes_cluster import FakeCluster
 
 SIZE = 10 * CHUNK_BYTES + 512
-
-
-@pytest.fixture(scope="module")
-def real_cluster(ceph: Any) -> Iterator[Cluster]:
-    made = Cluster(
-        pool=ceph.pool,
-        conffile=str(ceph.conf),
-        user=ceph.user,
-        connect_timeout=5,
-        mon_timeout=5,
-        osd_timeout=5,
-        call_timeout=10.0,
-        threads=4,
-    )
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    if request.param == "fake":
-        return FakeCluster()
-    found: Cluster = request.getfixturevalue("real_cluster")
-    return found
 
 
 @pytest.fixture

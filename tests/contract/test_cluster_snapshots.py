@@ -19,32 +19,6 @@ Write = Callable[[str, str], None]
 Read = Callable[[str], str]
 
 
-@pytest.fixture(scope="module")
-def real_cluster(ceph: Any) -> Iterator[Cluster]:
-    ceph.add_pool("second")  # Rights hold for connections that are made after they were given.
-    made = Cluster(
-        pool=ceph.pool,
-        conffile=str(ceph.conf),
-        user=ceph.user,
-        connect_timeout=5,
-        mon_timeout=5,
-        osd_timeout=5,
-        call_timeout=10.0,
-        threads=4,
-    )
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    """A cluster with a fresh name space."""
-    if request.param == "fake":
-        return FakeCluster()
-    found: Cluster = request.getfixturevalue("real_cluster")
-    return found
-
-
 @pytest.fixture
 def name() -> str:
     return f"volume-{uuid.uuid4()}"
