@@ -222,7 +222,7 @@ def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
     types.ensure_default(world)
     group_types.ensure_reserved(world)
     _hook(app)
-    versions.register(app, edge.base_url, lambda: _health(world, conf.healthcheck_timeout))
+    versions.register(app, edge.base_url, lambda: _health(edge.world, conf.healthcheck_timeout))
     _serve_metrics(app, conf.metrics_allowed_networks)
     app.url_map.converters["project"] = _project_converter(conf.project_id_regex)
     for service in (volume, compute):

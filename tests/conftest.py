@@ -7,7 +7,9 @@ the fakes then hold, and the same contract suite runs on the fakes and on the re
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
@@ -27,6 +29,7 @@ from cinderlite.core import group_types, reconcile, types
 from cinderlite.db.session import Database
 from cinderlite.jobs import Jobs
 from fakes_cluster import FakeCluster
+from fakes_glance import FakeGlance
 from fakes_hypervisor import FakeHypervisor
 from lab.ceph import Ceph
 from lab.guest import Guest
@@ -73,20 +76,40 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
     made.stop()
 
 
+@pytest.fixture(scope="session")
+def database(databases: Databases) -> Iterator[Database]:
+    """Connections that all tests share: with an engine of its own each would compile every statement again."""
+    made = Database(databases.fresh(), 10)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def world(conf: cfg.ConfigOpts, databases: Databases) -> Iterator[World]:
-    """A world of fakes over a real database."""
+def glance(conf: cfg.ConfigOpts) -> Iterator[FakeGlance]:
+    """An image service, which the world of a test that asks for this has."""
+    made = FakeGlance()
+    conf.set_override("glance_api_servers", [made.url])
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def world(conf: cfg.ConfigOpts, databases: Databases, database: Database, request: pytest.FixtureRequest) -> World:
+    """A world of fakes over a real database, which is empty."""
+    databases.fresh()
+    if "glance" in request.fixturenames:
+        request.getfixturevalue("glance")
     settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
     clusters = {name: FakeCluster(pool=conf[name].rbd_pool) for name in conf.enabled_backends}
     for cluster in clusters.values():
         cluster.others = {one.pool: one for one in clusters.values()}
     backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
     vault = FakeCluster(pool="backups")
-    made = World(settings, Database(databases.fresh(), 10), backends, FakeHypervisor(), Jobs(0), vault)
+    images = composition.images(conf)
+    made = World(settings, database, backends, FakeHypervisor(), Jobs(0), vault, images)
     types.ensure_default(made)
     group_types.ensure_reserved(made)
-    yield made
-    made.db.close()
+    return made
 
 
 @pytest.fixture
@@ -116,10 +139,37 @@ def hypervisor(world: World) -> FakeHypervisor:
     return world.guests
 
 
+@pytest.fixture(scope="session")
+def applications() -> dict[str, tuple[flask.Flask, Any]]:
+    """Applications with what they know of the service, by configuration: making one costs more than most tests."""
+    return {}
+
+
 @pytest.fixture
-def application(conf: cfg.ConfigOpts, world: World) -> flask.Flask:
-    """The application over the world of fakes, with no background thread: tests call `settle` instead."""
-    return composition.create_app(conf, world)
+def application(
+    conf: cfg.ConfigOpts, world: World, applications: dict[str, tuple[flask.Flask, Any]], request: pytest.FixtureRequest
+) -> flask.Flask:
+    """The application over the world of fakes, with no background thread: tests call `settle` instead.
+
+    Its extension `asked` names what the last request was: service, operation, rule.
+    """
+    own = request.node.callspec.params.get("conf", {}) if hasattr(request.node, "callspec") else {}
+    key = repr(sorted(own.items()))
+    if key not in applications:
+        made = composition.create_app(conf, world)
+        made.after_request(functools.partial(_note, made))
+        applications[key] = made, made.extensions["cinderlite"]
+    app, edge = applications[key]
+    edge.world = world
+    app.extensions["cinderlite"] = copy.copy(edge)
+    return app
+
+
+def _note(app: flask.Flask, response: flask.Response) -> flask.Response:
+    rule = flask.request.url_rule.rule if flask.request.url_rule else ""
+    service = flask.g.get("service")
+    app.extensions["asked"] = service.name if service else "none", flask.g.get("operation", "none"), rule
+    return response
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +188,16 @@ class Client:
         """The same caller with further headers; underscores stand for dashes."""
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         return dataclasses.replace(self, headers={**self.headers, **more})
+
+    @property
+    def operation(self) -> str:
+        """Which one answered the last request of anybody, such as "volume/volumes.show"."""
+        return "/".join(self.app.extensions["asked"][:2])
+
+    @property
+    def rule(self) -> str:
+        """The rule of the last request's path, such as "/v3/volumes/<id>"."""
+        return str(self.app.extensions["asked"][2])
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """One request; the body goes as JSON. Answers werkzeug's TestResponse (its `json` is anything)."""

@@ -8,14 +8,12 @@ import json
 import pathlib
 import subprocess
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import flask
 import pytest
 from oslo_config import cfg
 
-from cinderlite import app as composition
 from cinderlite import jobs
 from cinderlite.context import World
 from cinderlite.core import images, volumes
@@ -38,18 +36,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "GIB", SMALL)
 
 
-@pytest.fixture
-def glance() -> Iterator[FakeGlance]:
-    made = FakeGlance()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def world(world: World, conf: cfg.ConfigOpts, glance: FakeGlance) -> World:
-    conf.set_override("glance_api_servers", [glance.url])
+@pytest.fixture(autouse=True)
+def quick(conf: cfg.ConfigOpts, glance: FakeGlance) -> None:
+    """What the image service does not give at once it gives at the second try."""
     conf.set_override("glance_num_retries", 1)
-    return dataclasses.replace(world, images=composition.images(conf))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import flask
 import pytest
 
 import generate
@@ -49,17 +48,11 @@ class Played:
         self.admin = admin
         self.somebody = somebody
         self.judge = judge
-        self.operation = ""
-
-        @admin.app.after_request
-        def note(response: flask.Response) -> flask.Response:
-            self.operation = f"{flask.g.service.name}/{flask.g.get('operation', 'none')}"
-            return response
 
     def call(self, method: str, path: str, body: Any = None, *, refused: int = 0) -> Any:
         version = "3.71" if path.startswith("/v3") else "2.100"
         answer = self.somebody.at(version).request(method, path, body)
-        if self.judge(self.operation, f"{method} {path} {body}", answer, refused):
+        if self.judge(self.admin.operation, f"{method} {path} {body}", answer, refused):
             return answer.get_json(silent=True)
         answer = self.admin.at(version).request(method, path, body)
         assert answer.status_code == refused or answer.status_code < 400, f"{method} {path}: {answer.text}"
@@ -76,6 +69,7 @@ def test_the_table_names_every_operation() -> None:
     assert set(TABLE.values()) <= set(RANK)
 
 
+@pytest.mark.usefixtures("glance")
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_each_role_may_what_the_table_says(admin: Client, world: World, name: str, role: str) -> None:
@@ -94,6 +88,7 @@ def test_each_role_may_what_the_table_says(admin: Client, world: World, name: st
     importlib.import_module(f"scenarios.{name}").play(played.call, world)
 
 
+@pytest.mark.usefixtures("glance")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_what_is_another_projects_cannot_be_touched(admin: Client, stranger: Client, world: World, name: str) -> None:
     mine: set[str] = set()
@@ -111,7 +106,7 @@ def test_what_is_another_projects_cannot_be_touched(admin: Client, stranger: Cli
             if path.endswith("/accept"):  # A transfer is meant for strangers.
                 return admin.request(method, path, body).json
             answer = super().call(method, path, body, refused=refused)
-            if method == "POST" and answer and not PUBLIC.fullmatch(self.operation):
+            if method == "POST" and answer and not PUBLIC.fullmatch(self.admin.operation):
                 mine.update(one["id"] for one in answer.values() if isinstance(one, dict) and "id" in one)
             return answer
 

@@ -7,28 +7,22 @@ What is called stands in `tests/scenarios`, a module a resource. `RECORD_SAMPLES
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
 import pkgutil
 import re
 import urllib.parse
-from collections.abc import Iterator
 from typing import Any
 
-import flask
 import pytest
-from oslo_config import cfg
 
 import generate
 import scenarios
-from cinderlite import app as composition
 from cinderlite.api import compute, volume
 from cinderlite.context import World
 from cinderlite.core import services
 from conftest import Client
-from fakes_glance import FakeGlance
 
 RECORD = bool(os.environ.get("RECORD_SAMPLES"))
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -44,19 +38,13 @@ class Recorder:
         self.client = client
         self.ids: dict[str, str] = {}
         self.found: dict[str, dict[str, Any]] = {}
-        self.operation = ""
-
-        @client.app.after_request
-        def note(response: flask.Response) -> flask.Response:
-            self.operation = f"{flask.g.service.name}/{flask.g.get('operation', 'none')}"
-            return response
 
     def call(self, method: str, path: str, body: Any = None, *, refused: int = 0) -> Any:
         """One request at the newest version of its service, to be done or `refused`; its answer's JSON."""
         version = "3.71" if path.startswith("/v3") else "2.100"
         answer = self.client.at(version).request(method, path, body)
         assert answer.status_code == refused or answer.status_code < 400, f"{method} {path}: {answer.text}"
-        self.found[self.operation] = self._sample(method, path, body, answer)
+        self.found[self.client.operation] = self._sample(method, path, body, answer)
         return answer.get_json(silent=True)
 
     def _sample(self, method: str, path: str, body: Any, answer: Any) -> dict[str, Any]:
@@ -77,15 +65,7 @@ class Recorder:
         return json.loads(text)  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def world(world: World, conf: cfg.ConfigOpts) -> Iterator[World]:
-    """The world, with an image service."""
-    glance = FakeGlance()
-    conf.set_override("glance_api_servers", [glance.url])
-    yield dataclasses.replace(world, images=composition.images(conf))
-    glance.stop()
-
-
+@pytest.mark.usefixtures("glance")
 @pytest.mark.parametrize("name", sorted(info.name for info in pkgutil.iter_modules(scenarios.__path__)))
 def test_a_resource_answers_as_its_samples_show(admin: Client, world: World, name: str) -> None:
     scenario = importlib.import_module(f"scenarios.{name}")

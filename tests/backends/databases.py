@@ -11,7 +11,6 @@ import os
 import pathlib
 import pwd
 import shutil
-import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -39,51 +38,61 @@ class Databases(Protocol):
         """End what was started."""
 
 
-class Sqlite:
-    """A file a test: a migrated one is copied."""
+class _Emptied:
+    """Databases of which one is migrated once, and emptied for each test."""
+
+    #: Statements before and after the deletes: foreign keys do not matter while everything goes.
+    unbound: str
+    bound: str
+    _emptied: sqlalchemy.Engine | None = None
+
+    def blank(self) -> str:
+        raise NotImplementedError
+
+    def fresh(self) -> str:
+        if self._emptied is None:
+            url = self.blank()
+            migrate.upgrade(url)
+            self._emptied = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+        with self._emptied.connect() as connection:
+            connection.exec_driver_sql(self.unbound)
+            for table in models.Base.metadata.sorted_tables:
+                connection.execute(table.delete())
+            connection.exec_driver_sql(self.bound)
+        return self._emptied.url.render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        if self._emptied is not None:
+            self._emptied.dispose()
+
+
+class Sqlite(_Emptied):
+    """Files in a directory."""
+
+    unbound = "PRAGMA foreign_keys = OFF"
+    bound = "PRAGMA foreign_keys = ON"
 
     def __init__(self) -> None:
         self._directory = pathlib.Path(tempfile.mkdtemp(prefix="cl-db-"))
         self._made = 0
-        self._template: bytes | None = None
 
     def blank(self) -> str:
         self._made += 1
         return f"sqlite:///{self._directory}/{self._made}.sqlite"
 
-    def fresh(self) -> str:
-        if self._template is None:
-            self._template = self._migrated()
-        url = self.blank()
-        pathlib.Path(url.removeprefix("sqlite:///")).write_bytes(self._template)
-        return url
-
-    def _migrated(self) -> bytes:
-        url = self.blank()
-        migrate.upgrade(url)
-        path = pathlib.Path(url.removeprefix("sqlite:///"))
-        connection = sqlite3.connect(path)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
-        return path.read_bytes()
-
     def stop(self) -> None:
+        super().stop()
         shutil.rmtree(self._directory)
 
 
-class _Server:
+class _Server(_Emptied):
     """What both servers have in common."""
-
-    #: Statements before and after the deletes: foreign keys do not matter while everything goes.
-    unbound: str
-    bound: str
 
     def __init__(self) -> None:
         # A socket's path may have 107 characters, and only the owner may look inside.
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="cl-db-", dir="/var/tmp"))
         self._account = _account()
         self._made = 0
-        self._emptied: sqlalchemy.Engine | None = None
         if self._account:
             shutil.chown(self.directory, NOBODY)
         self._process = self._start()
@@ -135,21 +144,8 @@ class _Server:
         self._administer(f"CREATE DATABASE made_{self._made}")
         return self.url(f"made_{self._made}")
 
-    def fresh(self) -> str:
-        if self._emptied is None:
-            url = self.blank()
-            migrate.upgrade(url)
-            self._emptied = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-        with self._emptied.connect() as connection:
-            connection.exec_driver_sql(self.unbound)
-            for table in models.Base.metadata.sorted_tables:
-                connection.execute(table.delete())
-            connection.exec_driver_sql(self.bound)
-        return self._emptied.url.render_as_string(hide_password=False)
-
     def stop(self) -> None:
-        if self._emptied is not None:
-            self._emptied.dispose()
+        super().stop()
         self._process.terminate()
         try:
             self._process.wait(20)
