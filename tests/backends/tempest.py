@@ -85,6 +85,7 @@ def configure(path: pathlib.Path, keystone: Keystone, *, image: str, backends: t
         "volume-feature-enabled": {
             "backup": True, "clone": True, "snapshot": True, "manage_volume": True, "manage_snapshot": True,
             "extend_volume_with_snapshot": True, "multi_backend": True, "volume_revert": True,
+            "consistency_group": True,
         },
     }  # fmt: skip
     written = configparser.RawConfigParser()
