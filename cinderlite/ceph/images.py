@@ -328,10 +328,11 @@ def _join(ioctx: Any, held: Any, name: str) -> None:
 
 
 def _leave(ioctx: Any, held: Any, names: Sequence[str]) -> None:
+    """Take out of a group those images that it has; for one that another group has librbd has no good answer."""
     import rbd
 
-    for name in names:
-        with contextlib.suppress(rbd.ObjectNotFound):
+    with contextlib.suppress(rbd.ObjectNotFound):
+        for name in {str(one["name"]) for one in held.list_images()}.intersection(names):
             held.remove_image(ioctx, name)
 
 

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,37 +15,8 @@ import pytest
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.ceph.data import CHUNK_BYTES
-from fakes_cluster import FakeCluster
 
 SIZE = 16 * CHUNK_BYTES
-
-
-def connect(ceph: Any) -> Cluster:
-    return Cluster(
-        pool=ceph.pool,
-        conffile=str(ceph.conf),
-        user=ceph.user,
-        connect_timeout=5,
-        mon_timeout=5,
-        osd_timeout=5,
-        call_timeout=10.0,
-        threads=4,
-    )
-
-
-@pytest.fixture(scope="module")
-def real_cluster(ceph: Any) -> Iterator[Cluster]:
-    made = connect(ceph)
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    if request.param == "fake":
-        return FakeCluster()
-    found: Cluster = request.getfixturevalue("real_cluster")
-    return found
 
 
 @pytest.fixture
@@ -206,6 +176,24 @@ def test_no_writer_gets_ahead_of_another(ceph: Any, real_cluster: Cluster, group
     assert all(first - second in (0, 1) for first, second in moments), moments
     assert moments[0][0] > 0
     assert len({first for first, _ in moments}) == 5
+
+
+@pytest.mark.real
+def test_an_image_of_another_group_is_left_there(ceph: Any, real_cluster: Cluster, group: str) -> None:
+    names = [f"volume-{uuid.uuid4()}" for _ in range(2)]
+    for name in names:
+        real_cluster.create(name, SIZE)
+    ceph.rbd("group", "create", f"{ceph.pool}/{group}-other")
+    ceph.rbd("group", "image", "add", f"{ceph.pool}/{group}-other", f"{ceph.pool}/{names[1]}")
+    with pytest.raises(errors.ImageBusy):
+        real_cluster.group_snapshot(group, names)
+    # The first image is free again.
+    ceph.rbd("group", "image", "add", f"{ceph.pool}/{group}-other", f"{ceph.pool}/{names[0]}")
+    real_cluster.remove_group_snapshot(group, names)
+    assert names[1] in ceph.rbd("group", "image", "ls", f"{ceph.pool}/{group}-other")
+    ceph.rbd("group", "rm", f"{ceph.pool}/{group}-other")
+    real_cluster.group_snapshot(group, names)
+    real_cluster.remove_group_snapshot(group, names)
 
 
 _TAKES = """
