@@ -28,7 +28,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
 from cinderlite import config, errors, metrics
-from cinderlite.api import auth, compute, faults, openapi, rest, versions, volume
+from cinderlite.api import auth, compute, faults, filters, openapi, rest, versions, volume
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, Settings, World
@@ -189,6 +189,7 @@ class Edge:
     def __init__(self, conf: cfg.ConfigOpts, world: World) -> None:
         self.world = world
         self.policy = Policy(conf)
+        self.filters = filters.load(conf.resource_query_filters_file)
         self._public = conf.public_endpoint.rstrip("/") if conf.public_endpoint else None
         self._strategy = _strategy(conf)
         self._of_services = frozenset(role.lower() for role in conf.keystone_authtoken.service_token_roles)

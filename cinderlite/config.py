@@ -45,6 +45,11 @@ API = [
         help="Trust X-Forwarded-For, -Proto, -Host and -Prefix of one proxy. Only behind a proxy that sets them.",
     ),
     cfg.IntOpt("osapi_max_limit", default=1000, min=1, help="Largest number of items in one page of a list."),
+    cfg.StrOpt(
+        "resource_query_filters_file",
+        help="Path of a file in the form of Cinder's resource_filters.json, which says by what members may filter "
+        "each list since 3.31; Cinder's own lists by default.",
+    ),
     cfg.IntOpt(
         "osapi_max_request_body_size",
         default=114688,

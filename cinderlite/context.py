@@ -59,6 +59,19 @@ class Backend:
         return f"{self.host}@{self.name}#{self.volume_backend_name}"
 
 
+@dataclasses.dataclass(slots=True)
+class Room:
+    """How much a pool holds in GiB, as Ceph said it at `read` (monotonic); None for what it did not say.
+
+    `provisioned` is what its images may grow to, with those that were accepted since.
+    """
+
+    read: float
+    total: float | None
+    free: float | None
+    provisioned: float
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class World:
     """What the service works on: the database, the back ends, the guests. One a process, made after the fork."""
@@ -73,6 +86,8 @@ class World:
     backup_cluster: Cluster | None = None
     #: None: there is no image service.
     images: Images | None = None
+    #: What each back end was last seen to hold, by its name.
+    room: dict[str, Room] = dataclasses.field(default_factory=dict)
     #: Set to make the reconciler look now rather than at its next turn.
     wake: threading.Event = dataclasses.field(default_factory=threading.Event)
 

@@ -21,7 +21,8 @@ The tree (class, status)::
     ├── Forbidden                   403
     │   └── TooManyAttachments            the server holds as many volumes as is allowed
     ├── NotFound                    404
-    │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound, BackupNotFound
+    │   ├── SnapshotNotFound, SnapshotMetadataNotFound, ServiceNotFound, ServiceMissing, HostNotFound
+    │   ├── ClusterNotFound, BackupNotFound
     │   ├── ImageMetadataNotFound             the volume has no such key of image metadata
     │   ├── VolumeNotFound, VolumeTypeNotFound, AttachmentNotFound, MessageNotFound
     │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
@@ -51,6 +52,7 @@ The tree (class, status)::
         ├── GlanceUnavailable             the image service does not answer
         │   └── GlanceLoggedOut               the token has lapsed, or the service's account is wrong
         ├── BackendMissing                a back end that this process is not configured for
+        ├── ServiceDisabled               an administrator closed the back end
         ├── BackupServiceMissing          no backup pool is configured, or none in that zone
         ├── MembersBusy                   volumes of a group are still on their way
         ├── Superseded                    the work's lease was lost: somebody else does it now
@@ -158,7 +160,7 @@ class QosSpecsInUse(BadRequest):
 
 
 class NoBackend(BadRequest):
-    template = "No valid back end was found: none fits the volume type, the availability zone and the size."
+    template = "No valid back end was found: {0}."
 
 
 class ImageUnknown(BadRequest):
@@ -237,6 +239,18 @@ class ImageMetadataNotFound(NotFound):
 
 class ServiceNotFound(NotFound):
     template = "Service {0} could not be found."
+
+
+class ServiceMissing(NotFound):
+    template = "Could not find binary {0} on host {1}."
+
+
+class HostNotFound(NotFound):
+    template = "Host {0} could not be found."
+
+
+class ClusterNotFound(NotFound):
+    template = "Cluster {0} could not be found."
 
 
 class SnapshotNotFound(NotFound):
@@ -370,6 +384,10 @@ class DefaultTypeMissing(CinderliteError):
 
 class Unavailable(CinderliteError):
     status = 503
+
+
+class ServiceDisabled(Unavailable):
+    template = "Service on {0} is disabled: {1}."
 
 
 class CephUnavailable(Unavailable):

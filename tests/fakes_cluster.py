@@ -34,6 +34,9 @@ class FakeCluster(Cluster):
         self.user = user
         self.down = False
         self.stuck = False
+        self.total_bytes = self.free_bytes = _TOTAL
+        #: Whether the manager has figures of the pool already.
+        self.statistics = True
         self.watchers: dict[str, list[str]] = {}
         self.children: set[str] = set()
         #: name → (id, bytes)
@@ -304,7 +307,9 @@ class FakeCluster(Cluster):
 
     def capacity(self) -> Capacity:
         self.check()
-        return Capacity(_TOTAL, _TOTAL, 0, sum(size for _, size in self.stored.values()))
+        if not self.statistics:
+            raise errors.CephUnavailable("no statistics of the pool yet")
+        return Capacity(self.total_bytes, self.free_bytes, 0, sum(size for _, size in self.stored.values()))
 
     def monitors(self) -> list[tuple[str, int]]:
         self.check()

@@ -89,11 +89,18 @@ class FakeHypervisor:
         self.guests: dict[str, FakeGuest] = {}
 
     def add_server(
-        self, name: str, project_id: str, *, status: str = "ACTIVE", ports: int = 4, scsi: bool = False
+        self,
+        name: str,
+        project_id: str,
+        *,
+        status: str = "ACTIVE",
+        host: str = "testhost",
+        ports: int = 4,
+        scsi: bool = False,
     ) -> Server:
         """A new VM of a project."""
         created = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(minutes=len(self.guests))
-        server = Server(str(uuid.uuid4()), name, status, project_id, "alice", "testhost", created, FLAVOR, {})
+        server = Server(str(uuid.uuid4()), name, status, project_id, "alice", host, created, FLAVOR, {})
         self.guests[server.id] = FakeGuest(server, ports, scsi=scsi)
         return server
 

@@ -18,7 +18,7 @@ SERVICES = [pytest.param(volume, id="volume"), pytest.param(compute, id="compute
 
 #: Operations that ask no policy: everybody who is logged in may.
 FOR_EVERYBODY = {
-    "services.zones", "services.extensions", "services.extension", "servers.extensions",
+    "resource_filters.index", "services.zones", "services.extensions", "services.extension", "servers.extensions",
     "group_types.index", "group_types.show_default", "group_types.show",
 }  # fmt: skip
 

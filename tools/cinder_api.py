@@ -262,6 +262,14 @@ DIFFERS: dict[str, str] = {
     "DELETE /backups/{id}": "also the one that others are incremental to, and one that is still being made: every "
     "backup stands for itself, whatever `has_dependent_backups` says",
     "GET /backups/{id}/export_record": "a record that cinderlite reads; Cinder's are in a form of their own",
+    "GET /clusters": "always empty: any process serves every volume, so there is nothing to cluster; "
+    "a cluster that is named is a 404",
+    "PUT /os-hosts/{host}": "enables or disables all parts of the host, which Cinder never finished",
+    "PUT /os-services/set-log": "acts on the process that answers only, which is all of Cinder's services",
+    "PUT /os-services/get-log": "shows the process that answers only, once for each service that it is",
+    "PUT /os-services/failover_host": "always 400, as in Cinder for a driver without replication",
+    "PUT /os-services/failover": "always 400, as in Cinder for a driver without replication",
+    "POST /workers/cleanup": "the process that answers does the work, whichever host began it",
 }
 
 

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from cinderlite import errors
 from cinderlite.api.microversion import Version, Window, window
 from cinderlite.api.rest import Page
+from cinderlite.api.schema import VIEW
 
 #: Query keys that are never filters.
 RESERVED = frozenset({"limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "with_count"})
@@ -70,6 +71,8 @@ class Listing:
     not_found: Callable[[str], errors.NotFound]
     #: Since when an unknown filter is refused rather than ignored; None: never.
     strict_since: Version | None = STRICT_SINCE
+    #: Its name in the file of filters, which from then on says what members may use.
+    resource: str | None = None
 
 
 def flag(query: Mapping[str, str], key: str) -> bool:
@@ -164,11 +167,18 @@ def _conditions(
     for key, text in query.items():
         if key in RESERVED:
             continue
-        if key.endswith("~") and key[:-1] in listing.like and version >= LIKE_SINCE:
+        opened = _is_open(listing, key, version)
+        known = [
+            one for one in listing.filters.get(key, ()) if is_admin or opened or (opened is None and not one.admin)
+        ]
+        if (
+            key.endswith("~")
+            and key[:-1] in listing.like
+            and version >= LIKE_SINCE
+            and (is_admin or opened is not False)
+        ):
             conditions.append(listing.like[key[:-1]].contains(text, autoescape=True))
-            continue
-        known = [one for one in listing.filters.get(key, ()) if is_admin or not one.admin]
-        if not known and is_admin:
+        elif not known and (is_admin or opened):
             conditions.append(_by_column(listing.id.class_, key, text))
         elif not known:
             unknown.append(key)
@@ -178,8 +188,15 @@ def _conditions(
     return conditions
 
 
+def _is_open(listing: Listing, key: str, version: Version) -> bool | None:
+    """Whether members may use a key; None where that is for the list's own declarations to say."""
+    if listing.resource is None or listing.strict_since is None or version < listing.strict_since:
+        return None
+    return VIEW.get().filters.allow(listing.resource, key, like=version >= LIKE_SINCE)
+
+
 def _by_column(model: type[Any], key: str, text: str) -> ColumnElement[bool]:
-    """An administrator's filter on any text, number or flag of a row; what is none of its columns matches nothing."""
+    """A filter on any text, number or flag of a row, by those who may; what is none of its columns matches nothing."""
     column: sqlalchemy.Column[Any] | None = sqlalchemy.inspect(model).columns.get(key)
     if column is None:
         return false()

@@ -23,7 +23,7 @@ from cinderlite import errors, metrics
 from cinderlite.api import microversion
 from cinderlite.api.microversion import Service, Version, Window
 from cinderlite.api.policy import Policy
-from cinderlite.api.schema import VIEW, Body, Schema, View, rows
+from cinderlite.api.schema import VIEW, Body, Schema, View
 from cinderlite.context import Context
 
 Finder = Callable[[Context, str], Any]
@@ -227,6 +227,7 @@ def _perform(
         flask.g.project,
         lambda rule: policy.allows(ctx, rule, target),
         ctx.is_service,
+        edge.filters,
     )
     token = VIEW.set(view)
     try:
@@ -335,7 +336,7 @@ def _payload(operation: Operation, value: Any) -> Any:
     if not isinstance(value, Page | list):
         return {single: schema.write(value)} if single else schema.write(value)
     page = value if isinstance(value, Page) else Page(value)
-    body: dict[str, Any] = {plural: rows(schema, page.items)}
+    body: dict[str, Any] = {plural: schema.write_all(page.items)}
     if page.next is not None:
         query = flask.request.args.copy()
         query.pop("offset", None)  # The marker stands behind what it skipped.

@@ -21,6 +21,7 @@ import marshmallow
 from marshmallow import fields, validate
 
 from cinderlite import errors
+from cinderlite.api.filters import Filters
 from cinderlite.api.microversion import Version, Window, window
 
 
@@ -37,6 +38,8 @@ class View:
     allows: Callable[[str], bool]
     #: Whether another service asks.
     to_service: bool = False
+    #: By which keys members may filter lists.
+    filters: Filters = dataclasses.field(default_factory=Filters)
 
 
 VIEW: contextvars.ContextVar[View] = contextvars.ContextVar("view")
@@ -87,7 +90,11 @@ class Schema(marshmallow.Schema):
 
     def write(self, row: Any) -> dict[str, Any]:
         """One row as JSON, without its envelope."""
-        return rows(self, [row])[0]
+        return self.write_all([row])[0]
+
+    def write_all(self, items: Iterable[Any]) -> list[dict[str, Any]]:
+        """Rows as JSON; here a schema leaves out what some rows do not have."""
+        return rows(self, items)
 
     @functools.cached_property
     def plan(self) -> list[tuple[str, Callable[[Any], Any]]]:

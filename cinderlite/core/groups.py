@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import group_types, placement, quotas, states, types, volumes
+from cinderlite.core import group_types, placement, quotas, services, states, types, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -149,7 +149,7 @@ def _place(
     ctx: Context, session: Session, kinds: Sequence[models.VolumeType], zone: str | None
 ) -> tuple[Backend, str, bool]:
     """A back end on which volumes of all the types may be, its zone, and whether there is one; else it is any."""
-    first, found, _ = placement.choose(ctx, session, kinds[0], 1, zone=zone, hints={})
+    first, found, _ = placement.choose(ctx, session, kinds[0], 1, zone=zone)
     for backend in (first, *ctx.world.backends.values()):
         if all(placement.fits(backend, kind, found) for kind in kinds):
             return backend, found, True
@@ -256,11 +256,13 @@ def _fill(world: World, group: models.Group, _arguments: Mapping[str, Any]) -> N
 def delete(ctx: Context, group: models.Group, *, delete_volumes: bool = False) -> None:
     """End a group, and if that is asked for all its volumes; it is gone when the last of them is.
 
-    Raises InvalidGroup when its state, its snapshots or its volumes do not allow it.
+    Raises InvalidGroup when its state, its snapshots or its volumes do not allow it, InvalidInput on a
+    frozen back end.
     """
     ctx.world.cluster(group.host).check()
     taken = []
     with ctx.world.db.write() as session:
+        services.refuse_frozen(session, group.host)
         owner = LIFECYCLE.begin(
             session,
             group.id,

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import quotas, snapshots, types, volumes
+from cinderlite.core import quotas, services, snapshots, types, volumes
 from cinderlite.db import models
 
 #: The only key of a reference: the name of the image or of the RBD snapshot.
@@ -77,7 +77,8 @@ def volume(
 ) -> models.Volume:
     """Make a volume of an image that is there, and return its row as accepted.
 
-    Raises InvalidInput when there is no such image, or it is a volume already, or somebody has it open; OverQuota.
+    Raises InvalidInput when there is no such image, or it is a volume already, or somebody has it open; OverQuota,
+    ServiceDisabled.
     """
     name = source(reference)
     image = _look(where.cluster, name)
@@ -86,6 +87,7 @@ def volume(
     size = _gib(image.size_bytes)
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
+        services.refuse_closed(session, ctx.world, where.name)
         if _owners(session, [name], where):
             raise errors.InvalidInput(f"image {name} is a volume already")
         kind = types.for_new_volume(ctx, session, volume_type)
@@ -199,7 +201,7 @@ def snapshot(
     metadata: Mapping[str, str] | None = None,
     **names: Any,
 ) -> models.Snapshot:
-    """Make a snapshot of an RBD snapshot that a volume's image has. Raises InvalidInput, OverQuota."""
+    """Make a snapshot of an RBD snapshot that a volume's image has. Raises InvalidInput, OverQuota, ServiceDisabled."""
     name = source(reference)
     there = {one.name: one.size_bytes for one in ctx.world.cluster(volume.host).snapshots(volume.image)}
     if name not in there:
@@ -208,6 +210,7 @@ def snapshot(
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
         current = volumes.lock(session, volume.id)
+        services.refuse_closed(session, ctx.world, ctx.world.backend(current.host).name)
         known = session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)).all()
         if any(name in (one.snap, (one.intent or {}).get("snap")) for one in known):
             raise errors.InvalidInput(f"snapshot {name} of volume {volume.id} is managed already")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -100,12 +100,12 @@ def get(ctx: Context, message_id: str) -> models.Message:
     return message
 
 
-def of_project(ctx: Context) -> list[models.Message]:
-    """The newest messages of the caller's project, at most one page."""
-    table = models.Message
-    query = select(table).where(table.project_id == ctx.project_id, table.expires_at > models.utcnow())
-    with ctx.world.db.read() as session:
-        return list(session.scalars(query.order_by(table.created_at.desc(), table.id).limit(ctx.settings.max_page)))
+def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Message]:
+    """The messages of the caller's project; an administrator asks for all projects explicitly."""
+    query = select(models.Message).where(models.Message.expires_at > models.utcnow())
+    if not (ctx.is_admin and all_projects):
+        query = query.where(models.Message.project_id == ctx.project_id)
+    return query
 
 
 def delete(ctx: Context, message: models.Message) -> None:

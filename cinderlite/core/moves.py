@@ -9,6 +9,7 @@ have to become (encrypted, multi-attached, limited) decides whether the change i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import placement, quotas, types, volumes
+from cinderlite.core import placement, pools, quotas, services, types, volumes
 from cinderlite.db import models
 
 NEVER, ON_DEMAND = "never", "on-demand"
@@ -31,6 +32,7 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
     """
     where = ctx.world.backend(volume.host)
     where.cluster.check()
+    pools.learn(ctx.world)
     within_reach = _same_cluster(ctx.world, where)
     with ctx.world.db.write() as session:
         quotas.lock(session, volume.project_id)
@@ -40,10 +42,7 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
         if types.is_multiattach(kind) != current.multiattach and not may_share:
             raise errors.Forbidden(types.SHARING)
         quotas.admit_retype(session, ctx.settings, current.project_id, kind, current.size)
-        fitting = [one for one in within_reach if placement.fits(one, kind, current.availability_zone)]
-        target = where if where in fitting else next(iter(fitting), None)
-        if target is None:
-            raise errors.NoBackend
+        target = _place(ctx, session, current, kind, within_reach)
         if target is not where and (policy != ON_DEMAND or current.status != "available"):
             raise errors.InvalidInput(
                 f"Retype requires migration of volume {volume.id}, which its status or the policy does not allow."
@@ -64,6 +63,17 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
         if owner is not None and target is not where:
             current.migration_status = "migrating"
     _run(ctx, volume, owner)
+
+
+def _place(
+    ctx: Context, session: Session, volume: models.Volume, kind: models.VolumeType, among: list[Backend]
+) -> Backend:
+    """Where a volume of a type is to be: where it is if that fits, else the best of the others. Raises NoBackend."""
+    stay = placement.Demand(types.extra_specs(kind), (volume.availability_zone,))
+    if stay.refusal(ctx.world, among[0]) is None:
+        return among[0]
+    go = dataclasses.replace(stay, size=volume.size, closed=services.closed(session, ctx.world))
+    return placement.best(ctx, go, among[1:] or among)[0]
 
 
 def _refuse_impossible(session: Session, volume: models.Volume, kind: models.VolumeType) -> None:

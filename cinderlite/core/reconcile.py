@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 from sqlalchemy import delete
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import attachments, backups, group_snapshots, groups, services, snapshots, volumes
+from cinderlite.core import attachments, backups, group_snapshots, groups, pools, services, snapshots, volumes
 from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
@@ -42,6 +43,19 @@ def once(world: World) -> int:
     return worked + len(attachments.reconcile(world))
 
 
+def hasten(world: World, model: type[Any] | None = None, row_id: str | None = None) -> int:
+    """Have interrupted work tried now that waits for its next try, of one kind of row or all; how many rows that is.
+
+    What somebody still has in hand is left: nobody may take it away before its lease ends.
+    """
+    with world.db.write() as session:
+        waiting = sum(
+            machine.hasten(session, row_id) for machine in MACHINES if model is None or machine.model is model
+        )
+    world.wake.set()
+    return waiting
+
+
 def forget(world: World) -> None:
     """Remove what has served its time: user messages past their end."""
     with world.db.write() as session:
@@ -65,6 +79,7 @@ class Reconciler(threading.Thread):
                 services.beat(self.world)
                 once(self.world)
                 forget(self.world)
+                pools.learn(self.world, pools.FRESH_FOR)
             except errors.Unavailable as error:
                 LOG.warning("reconcile: %s", error)
             except Exception:  # The loop must outlive a defect in one pass; the log has it all.

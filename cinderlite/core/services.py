@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs of life of the API hosts, and the figures of the pool behind them."""
+"""Signs of life of the API hosts, what administrators decided about them.
+
+Any process serves every volume, so a part that is down holds nothing up. What a newcomer gets wrong: disabling keeps
+new volumes away from a back end; freezing also keeps what is there from being deleted or snapshotted.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import exc, func, select
+from sqlalchemy import exc, func, or_, select
+from sqlalchemy.orm import Session
 
+from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import capabilities
 from cinderlite.db import models
 
-GIB = 1024**3
+SCHEDULER, VOLUME, BACKUP = "cinder-scheduler", "cinder-volume", "cinder-backup"
+#: Why a frozen back end is disabled.
+FROZEN = "frozen"
 
 
 def beat(world: World) -> None:
     """Note that this host is alive, and which back ends it serves."""
     host = world.settings.host
-    parts = [(host, "cinder-scheduler"), *((f"{host}@{name}", "cinder-volume") for name in world.backends)]
+    parts = [(host, SCHEDULER), *((f"{host}@{name}", VOLUME) for name in world.backends)]
     if world.backup_cluster is not None:
-        parts.append((host, "cinder-backup"))
+        parts.append((host, BACKUP))
     # Another process of this host may be quicker with the first sign.
     with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
         for name, binary in parts:
@@ -46,24 +52,164 @@ def is_up(ctx: Context, service: models.Service) -> bool:
     return age < ctx.settings.service_down_after
 
 
-def pool(ctx: Context, backend: Backend) -> dict[str, Any]:
-    """Capabilities of a pool, from Ceph's own figures; sizes in GiB."""
-    capacity = backend.cluster.capacity()
+def is_here(ctx: Context, service: models.Service) -> bool:
+    """Whether this host plays the part."""
+    return service.host.partition("@")[0] == ctx.settings.host
+
+
+def backend(ctx: Context, service: models.Service) -> Backend | None:
+    """The back end behind a part, if this process has it too."""
+    return ctx.world.backends.get(service.host.partition("@")[2])
+
+
+def backend_of(ctx: Context, host: str) -> Backend:
+    """The back end that a host, or a back end or pool of one, names first. Raises ServiceNotFound."""
+    names = [(one, (one.host, f"{one.host}@{one.name}", one.pool)) for one in ctx.world.backends.values()]
+    found = next((one for one, called in names if host in called), None)
+    if found is None:
+        raise errors.ServiceNotFound(host)
+    return found
+
+
+def zone(ctx: Context, service: models.Service) -> str:
+    """The availability zone of a part."""
+    behind = backend(ctx, service)
+    return behind.availability_zone if behind else ctx.settings.availability_zone
+
+
+def backend_state(ctx: Context, service: models.Service) -> str:
+    """Whether the Ceph cluster behind a part answers; of one that only another host has, what that host's life says."""
+    behind = backend(ctx, service)
+    if behind is None:
+        return "up" if is_up(ctx, service) else "down"
+    return "up" if answers(behind) else "down"
+
+
+def answers(one: Backend) -> bool:
+    """Whether the cluster of a back end answers."""
+    try:
+        one.cluster.check()
+    except errors.Unavailable:
+        return False
+    return True
+
+
+def find(session: Session, host: str, binary: str) -> models.Service:
+    """The part `binary` of a host, locked. Raises ServiceMissing."""
+    table = models.Service
+    query = select(table).where(table.host == host, table.binary == binary).with_for_update()
+    found = session.scalars(query).one_or_none()
+    if found is None:
+        raise errors.ServiceMissing(binary, host)
+    return found
+
+
+def disable(ctx: Context, host: str, binary: str, reason: str | None = None) -> None:
+    """Let a back end get no new volumes. Raises ServiceMissing."""
+    with ctx.world.db.write() as session:
+        row = find(session, host, binary)
+        row.disabled, row.disabled_reason = True, reason or row.disabled_reason
+
+
+def enable(ctx: Context, host: str, binary: str) -> None:
+    """Let a back end get new volumes again, unless it is frozen. Raises ServiceMissing."""
+    with ctx.world.db.write() as session:
+        row = find(session, host, binary)
+        row.disabled, row.disabled_reason = False, None
+
+
+def freeze(ctx: Context, host: str) -> None:
+    """Let nothing be made or deleted on a back end. Raises InvalidInput for one unknown, or frozen already."""
+    with ctx.world.db.write() as session:
+        row = _backend(session, host)
+        if row.frozen:
+            raise errors.InvalidInput(f"No service could be changed: frozen in {host} must be False.")
+        row.frozen, row.disabled, row.disabled_reason = True, True, FROZEN
+
+
+def thaw(ctx: Context, host: str) -> None:
+    """Take that back, and enable the back end. Raises InvalidInput for one unknown, or not frozen."""
+    with ctx.world.db.write() as session:
+        row = _backend(session, host)
+        if not row.frozen:
+            raise errors.InvalidInput(f"No service could be changed: frozen in {host} must be True.")
+        row.frozen, row.disabled, row.disabled_reason = False, False, None
+
+
+def fail_over(ctx: Context, host: str) -> None:
+    """Refuse to move a back end to its replica, as Cinder does for a driver without one. Raises InvalidInput."""
     with ctx.world.db.read() as session:
-        allocated = session.scalar(
-            select(func.coalesce(func.sum(models.Volume.size), 0)).where(
-                models.Volume.deleted.is_(False), models.Volume.host == backend.pool
-            )
-        )
-    return {
-        **capabilities.of(backend),
-        "total_capacity_gb": round(capacity.total_bytes / GIB, 2),
-        "free_capacity_gb": round(capacity.free_bytes / GIB, 2),
-        "allocated_capacity_gb": int(allocated or 0),
-        "provisioned_capacity_gb": round(capacity.provisioned_bytes / GIB, 2),
-        "reserved_percentage": backend.reserved_percentage,
-        "max_over_subscription_ratio": str(backend.max_over_subscription_ratio),
-        "location_info": f"ceph:{backend.cluster.fsid()}:{backend.cluster.pool}",
-        "backend_state": "up",
-        "timestamp": models.utcnow().isoformat(),
-    }
+        _backend(session, host)
+    raise errors.InvalidInput(
+        f"No service could be changed: replication_status in {host} must be enabled or failed-over to failover."
+    )
+
+
+def _backend(session: Session, host: str) -> models.Service:
+    try:
+        return find(session, host, VOLUME)
+    except errors.ServiceMissing as error:
+        raise errors.InvalidInput(f"No service found with host={host}") from error
+
+
+def refuse_frozen(session: Session, pool: str) -> None:
+    """Raise InvalidInput if the back end of a volume's `host` is frozen."""
+    table = models.Service
+    frozen = table.host == pool.partition("#")[0], table.binary == VOLUME, table.frozen
+    if session.scalar(select(table.id).where(*frozen)) is not None:
+        raise errors.InvalidInput("Modification operations are not allowed on frozen storage backends.")
+
+
+def closed(session: Session, world: World) -> dict[str, str]:
+    """The back ends that get no new volumes, by name, each with the reason."""
+    table = models.Service
+    names = {f"{world.settings.host}@{name}": name for name in world.backends}
+    shut = table.binary == VOLUME, table.host.in_(names), or_(table.disabled, table.frozen)
+    rows = session.scalars(select(table).where(*shut))
+    return {names[row.host]: FROZEN if row.frozen else row.disabled_reason or "disabled" for row in rows}
+
+
+def refuse_closed(session: Session, world: World, name: str) -> None:
+    """Raise ServiceDisabled if a back end gets no new volumes."""
+    reason = closed(session, world).get(name)
+    if reason is not None:
+        raise errors.ServiceDisabled(world.backends[name].pool, reason)
+
+
+def of_host(ctx: Context, host: str) -> Sequence[models.Service]:
+    """The parts of a host, or of one back end of it. Raises HostNotFound."""
+    found = [row for row in listed(ctx) if host in (row.host, row.host.partition("@")[0])]
+    if not found:
+        raise errors.HostNotFound(host)
+    return found
+
+
+def switch(ctx: Context, host: str, *, on: bool) -> None:
+    """Enable or disable all parts of a host. Raises HostNotFound."""
+    for row in of_host(ctx, host):
+        if on:
+            enable(ctx, row.host, row.binary)
+        else:
+            disable(ctx, row.host, row.binary)
+
+
+def usage(ctx: Context, host: str) -> dict[str, tuple[int, int, int, int]]:
+    """What is on a back end by project: volumes and their GiB, snapshots and theirs. Raises HostNotFound."""
+    if VOLUME not in {row.binary for row in of_host(ctx, host)}:
+        raise errors.HostNotFound(host)
+    volumes, snapshots = models.Volume, models.Snapshot
+    here = volumes.deleted.is_(False), or_(volumes.host == host, volumes.host.startswith(f"{host}#", autoescape=True),
+                                           volumes.host.startswith(f"{host}@", autoescape=True))  # fmt: skip
+    by_volume = (
+        select(volumes.project_id, func.count(), func.sum(volumes.size)).where(*here).group_by(volumes.project_id)
+    )
+    by_snapshot = (
+        select(snapshots.project_id, func.count(), func.sum(snapshots.volume_size))
+        .join(volumes, volumes.id == snapshots.volume_id)
+        .where(*here)
+        .group_by(snapshots.project_id)
+    )
+    with ctx.world.db.read() as session:
+        held = {project: (int(count), int(size)) for project, count, size in session.execute(by_volume)}
+        kept = {project: (int(count), int(size)) for project, count, size in session.execute(by_snapshot)}
+    return {project: (*held.get(project, (0, 0)), *kept.get(project, (0, 0))) for project in sorted(held.keys() | kept)}

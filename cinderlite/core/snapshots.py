@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import copies, image_metadata, messages, quotas, states, volumes
+from cinderlite.core import copies, image_metadata, messages, quotas, services, states, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -69,7 +69,7 @@ def create(
 ) -> models.Snapshot:
     """Take a snapshot of a volume, of one in use only with `in_use`, and return its row as accepted.
 
-    Raises InvalidVolume, OverQuota, CephUnavailable.
+    Raises InvalidVolume, OverQuota, CephUnavailable, InvalidInput on a frozen back end.
     """
     ctx.world.cluster(volume.host).check()
     with ctx.world.db.write() as session:
@@ -92,6 +92,7 @@ def new(
     **columns: Any,
 ) -> models.Snapshot:
     """Admit a snapshot of a volume that the transaction holds; its row. Call under `quotas.lock`."""
+    services.refuse_frozen(session, volume.host)
     _refuse_wrong_state(volume, in_use=in_use)
     kind = session.get_one(models.VolumeType, volume.volume_type_id)
     quotas.admit_snapshot(session, ctx.settings, ctx.project_id, kind, volume.size)
@@ -155,9 +156,10 @@ def update(ctx: Context, snapshot: models.Snapshot, **changes: Any) -> models.Sn
 
 
 def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> None:
-    """Delete a snapshot, with `force` whatever its status. Raises InvalidSnapshot."""
+    """Delete a snapshot, with `force` whatever its status. Raises InvalidSnapshot, InvalidInput."""
     ctx.world.cluster(snapshot.volume.host).check()
     with ctx.world.db.write() as session:
+        services.refuse_frozen(session, snapshot.volume.host)
         owner = LIFECYCLE.begin(
             session,
             snapshot.id,

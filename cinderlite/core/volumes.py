@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import copies, messages, placement, quotas, states, types, vault
+from cinderlite.core import copies, messages, placement, pools, quotas, services, states, types, vault
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
@@ -107,6 +107,8 @@ class Source:
     fill: Callable[[World, models.Volume, Mapping[str, Any]], Mapping[str, Any] | None]
 
 
+#: Back ends that do not answer, by name, with what they say.
+Dead = dict[str, errors.Unavailable]
 #: The key of the request's body → the source; whoever can fill a volume registers here.
 SOURCES: dict[str, Source] = {}
 
@@ -133,21 +135,32 @@ def create(
     and CephUnavailable when the cluster does not answer; then nothing was begun. A failure after that shows as status
     `error`.
     """
-    wanted = Wanted(size, source, volume_type, availability_zone, dict(hints or {}), group_id, may_share)
-    # Never inside a transaction: a dead cluster takes its time to say so.
-    _likely_backend(ctx, wanted).cluster.check()
+    wanted = Wanted(
+        size, source, volume_type, availability_zone, placement.hints(ctx, hints or {}), group_id, may_share
+    )
+    # Never inside a transaction: Ceph takes its time to answer, most of all when it is dead.
+    pools.learn(ctx.world)
+    dead = _dead(ctx, wanted)
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
-        volume, owner = begin(ctx, session, wanted, name=name, description=description, metadata=metadata, **columns)
+        volume, owner = begin(
+            ctx, session, wanted, dead=dead, name=name, description=description, metadata=metadata, **columns
+        )
     LIFECYCLE.run(ctx.world, volume.id, owner)
     return volume
 
 
 def begin(
-    ctx: Context, session: Session, wanted: Wanted, *, metadata: Mapping[str, str] | None = None, **columns: Any
+    ctx: Context,
+    session: Session,
+    wanted: Wanted,
+    *,
+    dead: Dead | None = None,
+    metadata: Mapping[str, str] | None = None,
+    **columns: Any,
 ) -> tuple[models.Volume, str]:
     """Admit a volume and put its row into the database, on its way; the row and the lease. Call under `quotas.lock`."""
-    plan = _plan(ctx, session, wanted)
+    plan = _plan(ctx, session, wanted, dead or {})
     quotas.admit_volume(session, ctx.settings, ctx.project_id, plan.kind, plan.size)
     origin, source = plan.origin, wanted.source
     volume = models.Volume(
@@ -170,20 +183,33 @@ def begin(
         group=plan.group,
         **(dict(origin.columns) | columns),
     )
-    arguments: dict[str, Any] = {} if plan.fits else {"unplaced": True}
+    arguments: dict[str, Any] = {"unplaced": plan.unfit} if plan.unfit else {}
     if source is not None:
         arguments["source"] = {"kind": source[0], "id": source[1], **origin.arguments}
     owner = LIFECYCLE.start(volume, origin.verb, ctx.settings.lease, ctx.request_id, **arguments)
     session.add(volume)
+    if plan.unfit is None:
+        pools.take(ctx.world, plan.backend, plan.size)
     return volume, owner
 
 
-def _likely_backend(ctx: Context, wanted: Wanted) -> Backend:
-    """The back end that a volume will be on, if nothing changes before it is accepted."""
+def _dead(ctx: Context, wanted: Wanted) -> Dead:
+    """The back ends that would be chosen but do not answer, with what they say. Raises that if there is no other."""
     if len(ctx.world.backends) == 1 and wanted.source is None:
-        return next(iter(ctx.world.backends.values()))
-    with ctx.world.db.read() as session:
-        return _plan(ctx, session, wanted).backend
+        next(iter(ctx.world.backends.values())).cluster.check()
+        return {}
+    dead: Dead = {}
+    while True:
+        with ctx.world.db.read() as session:
+            plan = _plan(ctx, session, wanted, dead)
+        if plan.unfit is not None:
+            return dead
+        try:
+            plan.backend.cluster.check()
+        except errors.Unavailable as error:
+            dead[plan.backend.name] = error
+        else:
+            return dead
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,7 +220,7 @@ class Wanted:
     source: tuple[str, Any] | None
     volume_type: str | None
     zone: str | None
-    hints: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hints: placement.Hints = placement.NO_HINTS
     group_id: str | None = None
     may_share: bool = True
 
@@ -206,12 +232,12 @@ class _Plan:
     kind: models.VolumeType
     zone: str
     backend: Backend
-    #: Whether any back end has what the type asks for; if not, the volume fails as soon as it is accepted.
-    fits: bool
+    #: Why no back end can take it: then the volume fails as soon as it is accepted.
+    unfit: str | None
     group: models.Group | None
 
 
-def _plan(ctx: Context, session: Session, wanted: Wanted) -> _Plan:
+def _plan(ctx: Context, session: Session, wanted: Wanted, dead: Dead) -> _Plan:
     """What will be made of a request, from what the database says now."""
     origin = Origin(0)
     if wanted.source is not None:
@@ -230,18 +256,20 @@ def _plan(ctx: Context, session: Session, wanted: Wanted) -> _Plan:
     if types.is_multiattach(kind) and not wanted.may_share:
         raise errors.Forbidden(types.SHARING)
     group = _group(ctx, session, wanted, kind)
-    backend, zone, fits = placement.choose(
+    near = origin.host or (group.host if group else None)
+    backend, zone, unfit = placement.choose(
         ctx,
         session,
         kind,
         size,
-        zone=wanted.zone or origin.availability_zone or (group.availability_zone if group else None),
+        zone=wanted.zone or (origin.availability_zone if near is None else None),
         hints=wanted.hints,
-        near=origin.host or (group.host if group else None),
+        near=near,
+        dead=dead,
     )
     if group is not None and backend.pool != group.host:
         raise errors.InvalidInput(f"The source is on {backend.pool}, and group {group.id} is on {group.host}.")
-    return _Plan(size, origin, kind, zone, backend, fits, group)
+    return _Plan(size, origin, kind, zone, backend, unfit, group)
 
 
 def _group(ctx: Context, session: Session, wanted: Wanted, kind: models.VolumeType) -> models.Group | None:
@@ -270,8 +298,8 @@ def _group(ctx: Context, session: Session, wanted: Wanted, kind: models.VolumeTy
 @LIFECYCLE.step("fill")
 @LIFECYCLE.step("download")
 def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if arguments.get("unplaced"):
-        raise errors.NoBackend
+    if "unplaced" in arguments:
+        raise errors.NoBackend(arguments["unplaced"])
     source = arguments.get("source")
     if source is not None:
         return SOURCES[source["kind"]].fill(world, volume, source)
@@ -310,13 +338,14 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
     """Delete a volume: its image goes to the trash now and is removed from there in the background.
 
     With `cascade` its snapshots go too, with `force` its status does not matter. Raises InvalidVolume when its state
-    does not allow it, or when a client that is not ours has the image open.
+    does not allow it, or when a client that is not ours has the image open, InvalidInput on a frozen back end.
     """
     ctx.world.cluster(volume.host).check()
     attached = exists().where(models.Attachment.volume_id == models.Volume.id)
     owner = None
     with ctx.world.db.write() as session:
         current = lock(session, volume.id)
+        services.refuse_frozen(session, current.host)
         snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
         if all(_goes_along(ctx, snapshot, current) for snapshot in snapshots) and (cascade or not snapshots):
             owner = LIFECYCLE.begin(

@@ -320,17 +320,18 @@ def test_a_backup_is_changed(client: Client) -> None:
     assert client.at("3.43").get(one).json["backup"]["metadata"] == {"k": "v"}
 
 
-def test_lists_are_filtered_and_paged(client: Client) -> None:
+def test_lists_are_filtered_and_paged(client: Client, admin: Client) -> None:
     volume = client.volume()["id"]
     backup(client.at("3.43"), volume, name="a", metadata={"k": "v"})
     backup(client, client.volume()["id"], name="b")
 
-    def names(query: str, version: str = "3.45") -> list[str]:
-        return [one["name"] for one in client.at(version).get(f"/v3/backups?{query}").json["backups"]]
+    def names(query: str, who: Client = client) -> list[str]:
+        return [one["name"] for one in who.at("3.45").get(f"/v3/backups?{query}").json["backups"]]
 
     assert names(f"volume_id={volume}") == ["a"]
     assert names("status=error") == []
-    assert names("metadata={'k':'v'}") == ["a"]
+    # Not among the filters that Cinder lets members use unless it is configured so.
+    assert names("metadata={'k':'v'}", admin) == ["a"]
     assert names("sort=name:asc") == ["a", "b"]
     assert names("sort=name:asc&limit=1") == ["a"]
     assert client.at("3.45").get("/v3/backups/detail?with_count=1&limit=1").json["count"] == 2

@@ -37,7 +37,9 @@ PUBLIC = re.compile(r"(volume/(types|group_types|qos|encryption|default_types|se
 #: What a reader may do with a type that is his to see; the scenario's is not.
 HIDDEN = {"volume/types.show", "volume/types.show_extra_specs", "volume/types.show_extra_spec"}
 #: Scenarios in which no project comes to own anything.
-WITHOUT_OWNER = {"default_types", "encryption", "group_types", "qos", "quotas", "servers", "services", "types"}
+WITHOUT_OWNER = {
+    "default_types", "encryption", "group_types", "pools", "qos", "quotas", "servers", "services", "types"
+}  # fmt: skip
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 

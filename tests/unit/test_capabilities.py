@@ -35,3 +35,17 @@ def test_what_a_back_end_has_decides(world: World, name: str, wanted: str, fits:
     backend = world.backends["ceph"]
     assert capabilities.satisfy(backend, {name: wanted}) is fits
     assert capabilities.satisfy(backend, {"volume_backend_name": "ceph", name: wanted}) is fits
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted", "fits"),
+    [
+        (True, "<is> True", True), (True, "<is> False", False), (True, "True", False), ("no", "<is> False", True),
+        (5, "= 4", True), (5, "= 6", False), (5, "<= 5", True), (5, "!= 5", False), (5, ">=", False), (5, ">= x", False),
+        ("abc", "<in> b", True), ("b", "<or> a <or> b", True), ("c", "<or> a <or> b", False), ("x", "<or>", False),
+        ("b", "s<= b", True), ("b", "s>= c", False), ("b", "s< c", True), ("b", "s!= c", True), ("b", "s> a", True),
+        (None, "x", False), (None, "<is> False", False), ("", "", True), ("two words", "two words", True),
+    ],
+)  # fmt: skip
+def test_the_language_of_extra_specs(have: object, wanted: str, fits: bool) -> None:
+    assert capabilities.matches(have, wanted) is fits

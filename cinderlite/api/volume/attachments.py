@@ -44,6 +44,7 @@ LISTING = Listing(
     },
     like={"volume_id": _A.volume_id, "status": _A.status},
     not_found=errors.AttachmentNotFound,
+    resource="attachment",
 )  # fmt: skip
 
 

@@ -131,6 +131,7 @@ LISTING = Listing(
     },
     like={"name": _B.name, "status": _B.status, "volume_id": _B.volume_id, "description": _B.description},
     not_found=errors.BackupNotFound,
+    resource="backup",
 )  # fmt: skip
 
 

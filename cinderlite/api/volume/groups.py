@@ -95,6 +95,7 @@ LISTING = Listing(
     filters={"name": [filter_(lambda text: _G.name == text)]},
     like={"name": _G.name},
     not_found=errors.GroupNotFound,
+    resource="group",
 )  # fmt: skip
 
 

@@ -138,6 +138,7 @@ LISTING = Listing(
     like={"name": _S.name, "display_name": _S.name, "status": _S.status, "volume_id": _S.volume_id,
           "description": _S.description},
     not_found=errors.SnapshotNotFound,
+    resource="snapshot",
 )  # fmt: skip
 
 

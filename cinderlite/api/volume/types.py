@@ -127,6 +127,7 @@ LISTING = Listing(
     like={},
     not_found=errors.VolumeTypeNotFound,
     strict_since=Version(3, 52),
+    resource="volume_type",
 )  # fmt: skip
 
 

@@ -311,6 +311,7 @@ LISTING = Listing(
     like={"name": _V.name, "display_name": _V.name, "status": _V.status, "availability_zone": _V.availability_zone,
           "description": _V.description},
     not_found=errors.VolumeNotFound,
+    resource="volume",
 )  # fmt: skip
 
 
