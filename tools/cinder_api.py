@@ -210,6 +210,7 @@ POST   /consistencygroups                                             3.0  202
 POST   /consistencygroups/create_from_src                             3.0  202
 POST   /consistencygroups/{{id}}/delete                               3.0  202
 PUT    /consistencygroups/{{id}}/update                               3.0  202
+PUT    /consistencygroups/{{id}}                                      3.0  202
 GET    /cgsnapshots                                                   3.0  200
 GET    /cgsnapshots/detail                                            3.0  200
 GET    /cgsnapshots/{{id}}                                            3.0  200

@@ -84,9 +84,10 @@ def test_what_it_cannot_be(client: Client, fields: dict[str, Any], status: int) 
     assert client.post("/v3/consistencygroups", {"consistencygroup": {}}).status_code == 400
 
 
-def test_it_is_changed(client: Client) -> None:
+@pytest.mark.parametrize("word", ["/update", ""])
+def test_it_is_changed(client: Client, word: str) -> None:
     group, volume = make(client, name="cg"), client.volume()["id"]
-    path = f"/v3/consistencygroups/{group}/update"
+    path = f"/v3/consistencygroups/{group}{word}"
 
     def update(version: str = "3.0", **fields: Any) -> int:
         return int(client.at(version).put(path, {"consistencygroup": fields}).status_code)
@@ -183,7 +184,7 @@ def test_strangers_and_readers(client: Client, stranger: Client, reader: Client)
     update = {"consistencygroup": {"name": "x"}}
     for method, path, data in (
         ("POST", f"/v3/consistencygroups/{group}/delete", None), ("DELETE", f"/v3/cgsnapshots/{snapshot}", None),
-        ("PUT", f"/v3/consistencygroups/{group}/update", update),
+        ("PUT", f"/v3/consistencygroups/{group}/update", update), ("PUT", f"/v3/consistencygroups/{group}", update),
     ):  # fmt: skip
         assert stranger.request(method, path, data).status_code == 404
         assert reader.request(method, path, data).status_code == 403

@@ -8,8 +8,10 @@ from scenarios import Call
 
 OPERATIONS = [
     f"volume/consistencygroups.{name}"
-    for name in ("index", "detail", "show", "create", "create_from_source", "update", "delete")
-]
+    for name in (
+        "index", "detail", "show", "create", "create_from_source", "update", "update_without_word", "delete",
+    )
+]  # fmt: skip
 
 
 def play(call: Call, world: World) -> None:
@@ -19,6 +21,7 @@ def play(call: Call, world: World) -> None:
     one = f"/v3/consistencygroups/{group}"
     volume = call("POST", "/v3/volumes", {"volume": {"size": 10, "name": "data"}})["volume"]["id"]
     call("PUT", f"{one}/update", {"consistencygroup": {"description": "data and log", "add_volumes": volume}})
+    call("PUT", one, {"consistencygroup": {"name": "of the shop"}})
     for path in ("/v3/consistencygroups", "/v3/consistencygroups/detail", one):
         call("GET", path)
     source = {"source_cgid": group, "name": "a copy of it"}

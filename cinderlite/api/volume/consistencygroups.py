@@ -155,13 +155,15 @@ def delete(ctx: Context, group: models.Group, body: dict[str, Any]) -> None:
     groups.delete(ctx, group, delete_volumes=body.get("force", False))
 
 
-@bp.put(
-    "/consistencygroups/<id>/update",
-    body=ConsistencyGroupUpdate,
-    returns=(202, None),
-    policy="group:update",
-    on=groups.get_reserved,
-)
+_UPDATE: dict[str, Any] = {
+    "body": ConsistencyGroupUpdate,
+    "returns": (202, None),
+    "policy": "group:update",
+    "on": groups.get_reserved,
+}
+
+
+@bp.put("/consistencygroups/<id>/update", **_UPDATE)
 def update(ctx: Context, group: models.Group, body: dict[str, Any]) -> None:
     """Change a consistency group's name or description, add volumes to it or remove some.
 
@@ -178,3 +180,9 @@ def update(ctx: Context, group: models.Group, body: dict[str, Any]) -> None:
         add=api.listed(body.get("add_volumes")),
         remove=api.listed(body.get("remove_volumes")),
     )
+
+
+@bp.put("/consistencygroups/<id>", **_UPDATE)
+def update_without_word(ctx: Context, group: models.Group, body: dict[str, Any]) -> None:
+    """Change a consistency group: the path that clients use, though Cinder's reference does not name it."""
+    update(ctx, group, body)
