@@ -28,9 +28,10 @@ def beat(world: World) -> None:
     parts = [(host, SCHEDULER), *((f"{host}@{name}", VOLUME) for name in world.backends)]
     if world.backup_cluster is not None:
         parts.append((host, BACKUP))
-    # Another process of this host may be quicker with the first sign.
-    with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
-        for name, binary in parts:
+    for name, binary in parts:
+        # Another process of this host may be quicker with the first sign. One part at a time: two processes that each
+        # made several rows in one transaction could wait for each other.
+        with contextlib.suppress(exc.IntegrityError), world.db.write() as session:
             row = session.scalar(
                 select(models.Service).where(models.Service.host == name, models.Service.binary == binary)
             )
