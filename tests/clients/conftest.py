@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from backends import clients
+from backends import glance as image_service
 from backends import keystone as identity
 from backends.service import PASSWORD, USERS, Service
 from lab import packages
@@ -45,17 +47,21 @@ class Cloud:
 def keystone_and_service(
     lab_directory: pathlib.Path, ceph: Ceph, sockets: pathlib.Path
 ) -> Iterator[tuple[identity.Keystone, Service]]:
-    """A Keystone and a service that trusts it."""
-    packages.ensure((*identity.PACKAGES, *clients.PACKAGES))
+    """A Keystone, a Glance in its catalogue, and a service that trusts the one and finds the other."""
+    packages.ensure((*identity.PACKAGES, *image_service.PACKAGES, *clients.PACKAGES))
     made = Service(lab_directory / "with-keystone", ceph.conf, sockets)
-    keystone = identity.Keystone(lab_directory / "keystone", made.url)
-    keystone.start()
-    made.configure({"DEFAULT": {"auth_strategy": "keystone"}, "keystone_authtoken": keystone.middleware()})
-    made.start()
-    yield keystone, made
-    made.kill()
-    keystone.stop()
-    ceph.empty()
+    glance = image_service.Glance(lab_directory / "glance")
+    keystone = identity.Keystone(lab_directory / "keystone", made.url, glance.url)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ceph.empty)
+        for part in (keystone, glance):
+            stack.callback(part.stop)
+        keystone.start()
+        glance.start(keystone, ceph)
+        made.configure({"DEFAULT": {"auth_strategy": "keystone"}, "keystone_authtoken": keystone.middleware()})
+        stack.callback(made.kill)
+        made.start()
+        yield keystone, made
 
 
 @pytest.fixture(scope="package")
