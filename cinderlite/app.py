@@ -31,7 +31,7 @@ from cinderlite import config, errors, metrics
 from cinderlite.api import auth, compute, faults, filters, openapi, rest, versions, volume
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
-from cinderlite.context import Backend, Context, Settings, World
+from cinderlite.context import Backend, Context, ImageCache, Settings, World
 from cinderlite.core import group_types, reconcile, types
 from cinderlite.db.session import Database
 from cinderlite.guests.qmp import QmpHypervisor
@@ -63,6 +63,8 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         detach_wait=conf.guests.detach_wait,
         guest_gone_after=conf.guests.guest_gone_after,
         max_attachments=conf.guests.max_disk_devices_to_attach,
+        internal_project=conf.cinder_internal_tenant_project_id or "",
+        internal_user=conf.cinder_internal_tenant_user_id or "",
     )
 
 
@@ -140,6 +142,11 @@ def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
         max_over_subscription_ratio=section.max_over_subscription_ratio,
         cluster_name=section.rbd_cluster_name,
         secret_uuid=section.rbd_secret_uuid,
+        image_cache=(
+            ImageCache(section.image_volume_cache_max_size_gb, section.image_volume_cache_max_count)
+            if section.image_volume_cache_enabled
+            else None
+        ),
     )
 
 

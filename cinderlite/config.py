@@ -203,6 +203,11 @@ IMAGES = [
         default=["streamOptimized", "monolithicSparse"],
         help="VMDK subformats that volumes may be made from. Those that are more than one file never are.",
     ),
+    cfg.StrOpt(
+        "cinder_internal_tenant_project_id",
+        help="Project that owns the images that are kept; see image_volume_cache_enabled.",
+    ),
+    cfg.StrOpt("cinder_internal_tenant_user_id", help="User that owns the images that are kept."),
     cfg.BoolOpt(
         "enable_force_upload",
         default=True,
@@ -250,6 +255,14 @@ BACKEND = [
         help="Seconds after which a whole librbd call is given up by the request that waits for it.",
     ),
     cfg.IntOpt("rbd_threads", default=16, min=1, help="librbd calls that one process runs at a time."),
+    cfg.BoolOpt(
+        "image_volume_cache_enabled",
+        default=False,
+        help="Keep each image that was copied as a volume of cinder_internal_tenant_project_id, and clone further "
+        "volumes from that.",
+    ),
+    cfg.IntOpt("image_volume_cache_max_size_gb", default=0, min=0, help="GiB of images that are kept; 0 for no limit."),
+    cfg.IntOpt("image_volume_cache_max_count", default=0, min=0, help="Images that are kept; 0 for no limit."),
     cfg.IntOpt("reserved_percentage", default=0, min=0, max=100, help="Percent of the pool shown as not to be used."),
     cfg.FloatOpt("max_over_subscription_ratio", default=20.0, min=1.0, help="Provisioned size over real size."),
 ]

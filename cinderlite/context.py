@@ -36,6 +36,17 @@ class Settings:
     detach_wait: float
     guest_gone_after: float
     max_attachments: int
+    #: The project and user that own what the service keeps for itself; without both it keeps nothing.
+    internal_project: str = ""
+    internal_user: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageCache:
+    """How much a pool's cache of images may hold; 0 for no limit."""
+
+    max_gib: int
+    max_count: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +63,8 @@ class Backend:
     cluster_name: str
     #: The libvirt secret that holds the key; None for the cluster's fsid.
     secret_uuid: str | None
+    #: None: images that were copied are not kept.
+    image_cache: ImageCache | None = None
 
     @property
     def pool(self) -> str:

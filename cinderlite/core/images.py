@@ -23,7 +23,7 @@ from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster, OpenImage
 from cinderlite.ceph.data import CHUNK_BYTES
 from cinderlite.context import Context, World
-from cinderlite.core import volumes
+from cinderlite.core import image_cache, volumes
 from cinderlite.core.volumes import GIB, Origin
 from cinderlite.db import models
 from cinderlite.images import Image, Images, Location, formats
@@ -144,16 +144,17 @@ def _is_plain(value: Any) -> bool:
 
 
 def _origin(ctx: Context, session: Session, found: Found) -> Origin:
-    del ctx, session
+    cached = image_cache.find(ctx.world, session, found.image.id, found.image.fields.get("checksum"))
     return Origin(
         size=found.image.needs_gigabytes,
         bootable=True,
         image_metadata=_metadata(found.image),
         volume_type_id=found.image.fields.get("cinder_img_volume_type"),
-        verb="create" if found.at_once else "download",
+        verb="create" if found.at_once or len(cached) == len(ctx.world.backends) else "download",
         arguments={
             "id": found.image.id,
             "parent": dataclasses.asdict(found.parent) if found.parent else None,
+            "cached": cached,
         },
     )
 
@@ -164,9 +165,12 @@ def _fill(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> 
     if parent is not None and cluster.fsid() == parent["fsid"]:
         cluster.clone_elsewhere(parent["pool"], parent["image"], parent["snap"], volume.image, volume.size * GIB)
         return
+    if image_cache.use(world, volume, arguments["cached"].get(volume.host)):
+        return
     cluster.create(volume.image, volume.size * GIB)
     _show_downloading(world, volume)
-    _copy(world, volume, arguments["id"])
+    image, end = _copy(world, volume, arguments["id"])
+    image_cache.keep(world, volume, _metadata(image), max(image.needs_gigabytes, -(-end // GIB)))
 
 
 volumes.SOURCES["image_id"] = volumes.Source(_origin, _fill)
@@ -183,8 +187,8 @@ def _show_downloading(world: World, volume: models.Volume) -> None:
         )
 
 
-def _copy(world: World, volume: models.Volume, image_id: str) -> Image:
-    """Write the disk of an image into a volume of which everything else is zero."""
+def _copy(world: World, volume: models.Volume, image_id: str) -> tuple[Image, int]:
+    """Write the disk of an image into a volume of which everything else is zero; the image, and where its data end."""
     images = service(world)
     intent: Mapping[str, Any] = volume.intent or {}
     asker, size = intent["request_id"], volume.size * GIB
@@ -198,8 +202,8 @@ def _copy(world: World, volume: models.Volume, image_id: str) -> Image:
             else:
                 file = stack.enter_context(images.converter.raw(image.id, image.disk_format, data, size))
                 pieces = formats.allocated(file)
-            _write(world.cluster(volume.host), volume.image, pieces, image, size)
-    return image
+            end = _write(world.cluster(volume.host), volume.image, pieces, image, size)
+    return image, end
 
 
 def _watched(data: Iterable[bytes]) -> Iterator[bytes]:
@@ -208,7 +212,8 @@ def _watched(data: Iterable[bytes]) -> Iterator[bytes]:
         yield part
 
 
-def _write(cluster: Cluster, name: str, pieces: Iterable[tuple[int, bytes]], image: Image, size: int) -> None:
+def _write(cluster: Cluster, name: str, pieces: Iterable[tuple[int, bytes]], image: Image, size: int) -> int:
+    end = 0
     with cluster.opened(name, write=True) as target:
         for offset, piece in pieces:
             jobs.checkpoint()
@@ -217,7 +222,9 @@ def _write(cluster: Cluster, name: str, pieces: Iterable[tuple[int, bytes]], ima
             if offset + len(piece) > size:
                 raise errors.ImageUnacceptable(image.id, "it is larger than the volume")
             target.write(offset, piece)
+            end = offset + len(piece)
         target.flush()
+    return end
 
 
 @contextlib.contextmanager
@@ -271,7 +278,7 @@ def _reimage(world: World, volume: models.Volume, arguments: Mapping[str, Any]) 
     except errors.ImageNotFound:  # Of a volume that failed before it had one.
         cluster.create(volume.image, volume.size * GIB)
     _clear(cluster, volume.image)
-    image = _copy(world, volume, arguments["image_id"])
+    image, _ = _copy(world, volume, arguments["image_id"])
     with world.db.write() as session:
         current = volumes.lock(session, volume.id)
         session.refresh(current, ["image_metadata_rows"])

@@ -13,10 +13,11 @@ from typing import Any
 import flask
 import pytest
 from oslo_config import cfg
+from sqlalchemy import select
 
-from cinderlite import jobs
+from cinderlite import errors, jobs
 from cinderlite.context import World
-from cinderlite.core import images, volumes
+from cinderlite.core import image_cache, images, volumes
 from cinderlite.db import models
 from conftest import OTHER, PROJECT, Client, _client, cluster_of, settle
 from fakes_cluster import FakeCluster
@@ -32,7 +33,7 @@ SMALL = 2**24
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What passes for a GiB here: nobody learns more from sending a real one to and fro."""
-    for module in (volumes, images):
+    for module in (volumes, images, image_cache):
         monkeypatch.setattr(module, "GIB", SMALL)
 
 
@@ -629,3 +630,110 @@ def test_without_tokens_projects_see_their_own_images_and_those_for_all(
             assert stranger.post("/v3/volumes", body).status_code == others
     hidden = glance.create(DISK, owner=OTHER, visibility="private")
     assert admin.post("/v3/volumes", {"volume": {"size": 1, "imageRef": hidden}}).status_code == 202
+
+
+# -- images that are kept
+
+
+INTERNAL = "cccccccc33334333833333333333cccc"
+CACHE = {
+    "cinder_internal_tenant_project_id": INTERNAL,
+    "cinder_internal_tenant_user_id": "cinderlite",
+    "ceph__image_volume_cache_enabled": True,
+}
+kept = pytest.mark.parametrize("conf", [CACHE], indirect=True)
+
+
+def entries(world: World) -> list[models.Volume]:
+    with world.db.read() as session:
+        query = select(models.Volume).where(models.Volume.project_id == INTERNAL, models.Volume.deleted.is_(False))
+        return list(session.scalars(query.order_by(models.Volume.created_at)))
+
+
+@kept
+def test_the_second_volume_of_an_image_is_a_clone(
+    client: Client, stranger: Client, glance: FakeGlance, world: World, cluster: FakeCluster, tmp_path: pathlib.Path
+) -> None:
+    image = glance.create(file(tmp_path, "qcow2"), disk_format="qcow2", visibility="public", os_distro="debian")
+    first = create(client, image, 3)["id"]
+    [entry] = entries(world)
+    assert (entry.status, entry.size, entry.name) == ("available", 1, f"image-{image}")
+    assert cluster.stored[entry.image][1] == SMALL
+    assert cluster.snapshots(f"volume-{first}") == []
+    cluster.data[cluster.stored[f"volume-{first}"][0]] = "what its owner wrote"
+    del glance.data[image]
+    for asker, size in ((client, 1), (stranger, 2)):
+        second = create(asker, image, size)
+        assert (second["status"], second["bootable"]) == ("available", "true")
+        assert second["volume_image_metadata"]["os_distro"] == "debian"
+        assert bytes_of(cluster, second["id"]) == DISK
+        made, size_bytes = cluster.stored[f"volume-{second['id']}"]
+        assert (cluster.parents[made], size_bytes) == (cluster.stored[entry.image][0], size * SMALL)
+    assert [one.id for one in entries(world)] == [entry.id]
+    assert {one["id"] for one in client.get("/v3/volumes").json["volumes"]}.isdisjoint({entry.id})
+
+
+@kept
+def test_who_may_not_see_an_image_gets_nothing_from_the_cache(
+    client: Client, stranger: Client, glance: FakeGlance, world: World
+) -> None:
+    image = glance.create(DISK, owner=PROJECT, visibility="private")
+    create(client, image)
+    assert len(entries(world)) == 1
+    assert stranger.post("/v3/volumes", {"volume": {"size": 1, "imageRef": image}}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{**CACHE, "ceph__image_volume_cache_max_count": 2}, {**CACHE, "ceph__image_volume_cache_max_size_gb": 2}],
+    indirect=True,
+)
+def test_what_was_not_used_for_longest_goes(
+    client: Client, glance: FakeGlance, world: World, cluster: FakeCluster
+) -> None:
+    one, two, three = (glance.create(DISK + letter) for letter in (b"1", b"2", b"3"))
+    for image in (one, two, one, three):
+        volume = create(client, image)
+        assert volume["status"] == "available"
+    assert {entry.name for entry in entries(world)} == {f"image-{one}", f"image-{three}"}
+    big = glance.create(DISK, min_disk=3)
+    assert create(client, big, 3)["status"] == "available"
+    assert (f"image-{big}" in {entry.name for entry in entries(world)}) == (
+        not world.backends["ceph"].image_cache.max_gib  # type: ignore[union-attr]
+    )
+
+
+@kept
+def test_an_entry_that_is_gone_is_no_harm(
+    client: Client, glance: FakeGlance, world: World, cluster: FakeCluster
+) -> None:
+    image = glance.create(DISK)
+    create(client, image)
+    [entry] = entries(world)
+    del cluster.stored[entry.image]
+    again = create(client, image)
+    assert (again["status"], bytes_of(cluster, again["id"])) == ("available", DISK)
+
+
+@kept
+def test_a_cache_that_fails_does_not_fail_the_volume(
+    client: Client, glance: FakeGlance, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise errors.CephError("no clones today")
+
+    image = glance.create(DISK)
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "clone", broken)
+        volume = create(client, image)
+    assert (volume["status"], bytes_of(cluster, volume["id"])) == ("available", DISK)
+    assert entries(world) == []
+    assert create(client, image)["status"] == "available"
+    assert len(entries(world)) == 1
+
+
+def test_without_a_project_of_its_own_the_service_keeps_nothing(
+    client: Client, glance: FakeGlance, cluster: FakeCluster
+) -> None:
+    create(client, glance.create(DISK))
+    assert len(cluster.stored) == 1

@@ -174,3 +174,25 @@ def test_with_its_memory_the_service_stays_small(cloud: Service, glance: Glance)
         status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         [resident] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
         assert resident < 150 * 1024
+
+
+def test_an_image_that_is_kept_is_cloned_and_outlives_its_first_volume(
+    cloud: Service, ceph: Ceph, glance: Glance, tmp_path: pathlib.Path
+) -> None:
+    cloud.stop()
+    internal = {"cinder_internal_tenant_project_id": "0" * 32, "cinder_internal_tenant_user_id": "cinderlite"}
+    cloud.configure({"DEFAULT": internal, "ceph": {"image_volume_cache_enabled": "true"}})
+    cloud.start()
+    image = glance.create(converted(tmp_path, "qcow2"), store="file", disk_format="qcow2")
+    first = cloud.create(imageRef=image, size=3)
+    cloud.rest(first, "available")
+    [entry] = set(ceph.images()) - {f"volume-{first}"}
+    assert json.loads(ceph.rbd("info", f"{ceph.pool}/{entry}", "--format", "json"))["size"] == 2**30
+    ceph.write(f"volume-{first}", b"what its owner wrote")
+    second = cloud.create(imageRef=image)
+    assert cloud.volume(second)["status"] == "available"
+    assert parent(ceph, second)["image"] == entry
+    assert holds(ceph, second, DISK)
+    assert cloud.call("DELETE", f"/v3/volumes/{first}").status == 202
+    third = cloud.create(imageRef=image, size=2)
+    assert holds(ceph, third, DISK)
