@@ -122,6 +122,12 @@ def _refuse_conversion(images: Images, image_id: str, disk_format: str) -> None:
         raise errors.ImageUnacceptable(image_id, "image conversion is disabled here, and its format is not raw")
 
 
+def _refuse_encrypted(volume: models.Volume) -> None:
+    """Raise InvalidVolume for a volume whose bytes say nothing without a key, which is not ours to hand on."""
+    if volume.encryption_key_id is not None:
+        raise errors.InvalidVolume(f"Volume {volume.id} is encrypted; it can neither be an image nor become one.")
+
+
 def _can_clone(cluster: Cluster, parent: Location) -> bool:
     """Whether a cluster has an image and lets us read it; if that is not known it is copied."""
     try:
@@ -165,7 +171,7 @@ def _fill(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> 
     if parent is not None and cluster.fsid() == parent["fsid"]:
         cluster.clone_elsewhere(parent["pool"], parent["image"], parent["snap"], volume.image, volume.size * GIB)
         return
-    if image_cache.use(world, volume, arguments["cached"].get(volume.host)):
+    if image_cache.use(world, volume, arguments.get("cached", {}).get(volume.host)):
         return
     cluster.create(volume.image, volume.size * GIB)
     _show_downloading(world, volume)
@@ -246,6 +252,7 @@ def reimage(ctx: Context, volume: models.Volume, image_id: str, *, reserved: boo
 
     Raises InvalidVolume, Conflict when several servers have to do with it, and what `source` raises.
     """
+    _refuse_encrypted(volume)
     ctx.world.cluster(volume.host).check()
     image = _seen(ctx, image_id)
     _refuse_unusable(service(ctx.world), image)
@@ -322,6 +329,7 @@ def upload(
     `shared` are Glance's visibility and protected. Raises InvalidVolume, ImageUnacceptable, GlanceRefused.
     """
     images = service(ctx.world)
+    _refuse_encrypted(volume)
     ctx.world.cluster(volume.host).check()
     image_id = models.new_id()
     _refuse_conversion(images, image_id, disk_format)

@@ -525,6 +525,15 @@ def test_reimage_asks_for_the_right_state(
     assert bytes_of(cluster, volume) == DISK
 
 
+def test_an_encrypted_volume_is_neither_uploaded_nor_reimaged(client: Client, glance: FakeGlance, world: World) -> None:
+    volume, image = client.volume()["id"], glance.create(DISK)
+    with world.db.write() as session:
+        session.get_one(models.Volume, volume).encryption_key_id = str(uuid.uuid4())
+    assert upload(client, volume).status_code == 400
+    assert reimage(client, volume, image).status_code == 400
+    assert list(glance.stored) == [image]
+
+
 def test_a_volume_of_several_servers_is_not_reimaged(client: Client, glance: FakeGlance, world: World) -> None:
     volume = client.volume()["id"]
     with world.db.write() as session:
