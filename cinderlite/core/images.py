@@ -256,6 +256,8 @@ def reimage(ctx: Context, volume: models.Volume, image_id: str, *, reserved: boo
     ctx.world.cluster(volume.host).check()
     image = _seen(ctx, image_id)
     _refuse_unusable(service(ctx.world), image)
+    if _root_snapshot(image) is not None:
+        raise errors.ImageUnacceptable(image.id, "it holds no data but names a snapshot")
     if image.needs_gigabytes > volume.size:
         raise errors.InvalidInput(
             f"Size of specified image {image.needs_gigabytes}GB is larger than volume size {volume.size}GB."

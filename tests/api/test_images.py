@@ -224,6 +224,7 @@ def test_an_image_of_a_server_with_volumes_stands_for_its_snapshot(client: Clien
     image = glance.create(b"", block_device_mapping=json.dumps(devices))
     assert create(client.at("3.46"), image)["snapshot_id"] == snapshot
     assert create(client.at("3.45"), image)["snapshot_id"] is None
+    assert reimage(client, source["id"], image).status_code == 400
 
 
 # -- what goes wrong on the way
