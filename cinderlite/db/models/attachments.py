@@ -27,6 +27,8 @@ class Attachment(Dated, Working, Base):
         Index("attachments_by_volume", "volume_id"),
         Index("attachments_by_project", "project_id", "created_at"),
         Index("attachments_busy", "busy", "lease_until"),
+        Index("attachments_by_age", "created_at", "id"),
+        Index("attachments_by_status", "status", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

@@ -22,6 +22,9 @@ class Backup(Dated, Named, Working, Base):
         Index("backups_by_volume", "volume_id", "created_at"),
         Index("backups_by_parent", "parent_id"),
         Index("backups_busy", "busy", "lease_until"),
+        Index("backups_by_status", "status", "created_at", "id"),
+        Index("backups_by_name", "project_id", "name"),
+        Index("backups_named", "name"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

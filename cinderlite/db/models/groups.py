@@ -48,6 +48,9 @@ class Group(Dated, Named, Working, Base):
     __table_args__ = (
         Index("groups_by_project", "project_id", "created_at", "id"),
         Index("groups_busy", "busy", "lease_until"),
+        Index("groups_by_age", "created_at", "id"),
+        Index("groups_by_status", "status", "created_at", "id"),
+        Index("groups_named", "name"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

@@ -30,6 +30,10 @@ class Volume(Dated, Named, Working, Base):
         Index("volumes_by_group", "group_id"),
         Index("volumes_by_type", "volume_type_id", "deleted"),
         Index("volumes_by_host", "host", "deleted"),
+        Index("volumes_by_status", "deleted", "status", "created_at", "id"),
+        Index("volumes_of_project_by_status", "project_id", "deleted", "status", "created_at", "id"),
+        Index("volumes_named", "deleted", "name"),
+        Index("volumes_by_zone", "deleted", "availability_zone"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
@@ -99,6 +103,9 @@ class Snapshot(Dated, Named, Working, Base):
         Index("snapshots_by_volume", "volume_id", "created_at"),
         Index("snapshots_busy", "busy", "lease_until"),
         Index("snapshots_by_group_snapshot", "group_snapshot_id"),
+        Index("snapshots_by_status", "status", "created_at", "id"),
+        Index("snapshots_by_name", "project_id", "name"),
+        Index("snapshots_named", "name"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

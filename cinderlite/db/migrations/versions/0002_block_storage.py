@@ -94,7 +94,7 @@ def upgrade() -> None:
         "group_type_specs",
         sa.Column("group_type_id", sa.String(length=36), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
-        sa.Column("value", sa.String(length=255), nullable=True),
+        sa.Column("value", sa.String(length=255), nullable=False),
         sa.ForeignKeyConstraint(["group_type_id"], ["group_types.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("group_type_id", "key"),
     )
@@ -233,7 +233,6 @@ def upgrade() -> None:
         sa.Column("consumes_quota", sa.Boolean(), nullable=False),
         sa.Column("group_snapshot_id", sa.String(length=36), nullable=True),
         sa.Column("encryption_key_id", sa.String(length=36), nullable=True),
-        sa.Column("group_snap", sa.String(length=255), nullable=True),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("updated_at", TIME, nullable=True),
         sa.Column("project_id", sa.String(length=255), nullable=False),
