@@ -24,7 +24,10 @@ FAST = "second"
 def service(tmp_path: pathlib.Path, ceph: Ceph, guests: Any, sockets: pathlib.Path) -> Iterator[Service]:
     """A running service with a back end for each of two pools, and a type for the second."""
     ceph.add_pool(FAST)
-    options = {"DEFAULT": {"enabled_backends": "ceph,fast"}, "fast": {"rbd_pool": FAST, "rbd_ceph_conf": ceph.conf}}
+    options: dict[str, dict[str, object]] = {
+        "DEFAULT": {"enabled_backends": "ceph,fast"},
+        "fast": {"rbd_pool": FAST, "rbd_ceph_conf": ceph.conf},
+    }
     running = Service(tmp_path, ceph.conf, sockets, options)
     running.start()
     kind = {"volume_type": {"name": "quick", "extra_specs": {"volume_backend_name": "fast"}}}
