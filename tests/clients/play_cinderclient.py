@@ -79,10 +79,14 @@ class Stage:
         """The status of a volume now."""
         return str(self.cinder.volumes.get(volume.id).status)
 
-    def pool(self, backend: str = "") -> str:
-        """The pool of the second back end, or of the first."""
-        names = [one.name for one in self.cinder.pools.list()]
-        return next(str(name) for name in names if (self.second in name) == bool(backend))
+    def pool(self) -> str:
+        """The pool of the first back end, as hosts name it."""
+        return next(str(one.name) for one in self.cinder.pools.list() if self.second not in one.name)
+
+
+def host(volume: Any) -> str:
+    """Where a volume is."""
+    return str(getattr(volume, "os-vol-host-attr:host"))
 
 
 def volumes(stage: Stage) -> None:
@@ -123,13 +127,12 @@ def moves(stage: Stage) -> None:
     there = stage.cinder.volumes
     kind = stage.cinder.volume_types.create("wide")
     with stage.volume("mover") as made:
-        other = stage.pool(stage.second)
         pools = there.get_pools(False, {})._info["pools"]
-        assert other in [one["name"] for one in pools]
+        [other] = {one["name"] for one in pools} - {host(made)}
         there.retype(made, "wide", "never")
         assert stage.wait(made).volume_type == "wide"
         there.migrate_volume(made, other, False, False)
-        until(lambda: getattr(there.get(made.id), "os-vol-host-attr:host") == other, "the volume to be elsewhere")
+        until(lambda: host(there.get(made.id)) == other, "the volume to be elsewhere")
         assert stage.wait(made).migration_status == "success"
         with stage.seen.refused(400, "migrat"):
             there.migrate_volume_completion(made, made.id, False)
@@ -188,15 +191,15 @@ def snapshots(stage: Stage) -> None:
 
 def taking_over(stage: Stage) -> None:
     there, snapshots_there = stage.cinder.volumes, stage.cinder.volume_snapshots
-    host = stage.pool()
-    found = [one.reference["source-name"] for one in there.list_manageable(host) if one.safe_to_manage]
+    pool = stage.pool()
+    found = [one.reference["source-name"] for one in there.list_manageable(pool) if one.safe_to_manage]
     assert found == [stage.foreign]
-    made = stage.wait(there.manage(host, {"source-name": stage.foreign}, name="taken over", metadata={"a": "b"}))
+    made = stage.wait(there.manage(pool, {"source-name": stage.foreign}, name="taken over", metadata={"a": "b"}))
     assert (made.name, made.size, made.metadata) == ("taken over", 1, {"a": "b"})
     one = stage.wait(snapshots_there.create(made.id, name="let go"))
     snapshots_there.unmanage(one)
     stage.gone(one)
-    [free] = [found.reference for found in snapshots_there.list_manageable(host) if found.safe_to_manage]
+    [free] = [found.reference for found in snapshots_there.list_manageable(pool) if found.safe_to_manage]
     again = stage.wait(snapshots_there.manage(made.id, free, name="taken back"))
     assert (again.name, again.size) == ("taken back", 1)
     snapshots_there.delete(again)
@@ -455,25 +458,25 @@ def administration(stage: Stage) -> None:
     assert there.server_api_version()
     pools = cinder.pools.list(detailed=True)
     assert sorted(one.volume_backend_name for one in pools) == ["ceph", stage.second]
-    host = stage.pool().partition("#")[0]
-    assert cinder.capabilities.get(host).storage_protocol == "ceph"
+    backend = stage.pool().partition("#")[0]
+    assert cinder.capabilities.get(backend).storage_protocol == "ceph"
     assert "volume" in [one.resource for one in cinder.resource_filters.list()]
-    [service] = there.list(host, "cinder-volume")
+    [service] = there.list(backend, "cinder-volume")
     assert (service.state, service.status) == ("up", "enabled")
-    assert there.disable(host, "cinder-volume").status == "disabled"
-    there.disable_log_reason(host, "cinder-volume", "new disks")
-    assert there.list(host, "cinder-volume")[0].disabled_reason == "new disks"
-    assert there.enable(host, "cinder-volume").status == "enabled"
-    there.freeze_host(host)
-    assert there.list(host, "cinder-volume")[0].frozen is True
-    there.thaw_host(host)
+    assert there.disable(backend, "cinder-volume").status == "disabled"
+    there.disable_log_reason(backend, "cinder-volume", "new disks")
+    assert there.list(backend, "cinder-volume")[0].disabled_reason == "new disks"
+    assert there.enable(backend, "cinder-volume").status == "enabled"
+    there.freeze_host(backend)
+    assert there.list(backend, "cinder-volume")[0].frozen is True
+    there.thaw_host(backend)
     with stage.seen.refused(400, "replicat"):
-        there.failover_host(host, "default")
-    there.set_log_levels("INFO", "cinder-volume", host, "cinderlite")
-    assert {one.level for one in there.get_log_levels("cinder-volume", host, "cinderlite")} == {"INFO"}
-    cleaning, unavailable = cinder.workers.clean(host=host, binary="cinder-volume", is_up=True)
+        there.failover_host(backend, "default")
+    there.set_log_levels("INFO", "cinder-volume", backend, "cinderlite")
+    assert {one.level for one in there.get_log_levels("cinder-volume", backend, "cinderlite")} == {"INFO"}
+    cleaning, unavailable = cinder.workers.clean(host=backend, binary="cinder-volume", is_up=True)
     assert unavailable == []
-    assert {one.host for one in cleaning} <= {host}
+    assert {one.host for one in cleaning} <= {backend}
 
 
 def clusters(stage: Stage) -> None:

@@ -52,16 +52,14 @@ class Recording:
 
     def report(self, parts: Iterable[Callable[[], None]]) -> str:
         """Play each part, whatever became of those before it, and say in JSON what was called, what never, what failed."""
-        failed, seconds = {}, {}
+        failed = {}
         for part in parts:
-            begun = time.monotonic()
             try:
                 part()
             except Exception as error:  # noqa: BLE001 - told, with all the others
                 failed[part.__name__] = _where(error)
-            seconds[part.__name__] = round(time.monotonic() - begun, 1)
         never = sorted(self.known - self.called)
-        return json.dumps({"called": sorted(self.called), "never": never, "failed": failed, "seconds": seconds})
+        return json.dumps({"called": sorted(self.called), "never": never, "failed": failed})
 
     def _watched(self, function: Callable[..., Any], known_as: str) -> Callable[..., Any]:
         @functools.wraps(function)
