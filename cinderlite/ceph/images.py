@@ -47,7 +47,7 @@ def create(ioctx: Any, name: str, size_bytes: int) -> None:
             found = _size(ioctx, name)
         except rbd.ImageNotFound:
             # A create that was cut off leaves the name without a header: nobody can open that, nor does it hold data.
-            rbd.RBD().remove(ioctx, name)
+            _clear(ioctx, name, None)
             rbd.RBD().create(ioctx, name, size_bytes)
             return
         if found != size_bytes:
@@ -77,8 +77,27 @@ def trash(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> str | None:
         rbd.RBD().trash_move(ioctx, name, 0)
     except rbd.ImageNotFound:
         ids = [image_id for image_id, trashed_name in trashed(ioctx) if trashed_name == name]
+        _clear(ioctx, name, ids[-1] if ids else None)
         return ids[-1] if ids else None
     return found.id
+
+
+def _clear(ioctx: Any, name: str, trashed_id: str | None) -> None:
+    """Take away what a killed client left of an image that nobody can open by its name; nothing of it is fine.
+
+    librbd creates, and moves to the trash, in several steps. Of an image in the trash only the entry in the directory
+    may be left, and only that may go: to remove it by name would take the header and leave the data for ever.
+    """
+    import rados
+    import rbd
+
+    if trashed_id is None:
+        with contextlib.suppress(rbd.ImageNotFound):
+            rbd.RBD().remove(ioctx, name)
+        return
+    with rados.WriteOpCtx() as change:
+        ioctx.remove_omap_keys(change, (f"name_{name}", f"id_{trashed_id}"))
+        ioctx.operate_write_op(change, "rbd_directory")
 
 
 def purge(ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
@@ -144,7 +163,7 @@ def clone(ioctx: Any, parent: str, snap: str, name: str, size_bytes: int, *, sou
         try:
             rbd.RBD().clone(source, parent, snap, ioctx, name)
         except rbd.ImageExists:  # Cut off before it knew its parent: it holds nothing.
-            rbd.RBD().remove(ioctx, name)
+            _clear(ioctx, name, None)
             rbd.RBD().clone(source, parent, snap, ioctx, name)
     with rbd.Image(ioctx, name) as image:
         # What is set on the parent, limits above all, came along and is not the clone's.
