@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from cinderlite import errors, jobs
+from cinderlite.ceph import trash as rbd_trash
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -424,12 +425,8 @@ def names(ioctx: Any, prefix: str) -> set[str]:
 
 
 def trashed(ioctx: Any) -> list[tuple[str, str]]:
-    """(id, former name) of what somebody moved to the trash, oldest first; mirroring's own entries are not ours."""
-    import rbd
-
-    entries = [entry for entry in rbd.RBD().trash_list(ioctx) if entry["source"] == "USER"]
-    entries.sort(key=lambda entry: entry["deletion_time"])
-    return [(str(entry["id"]), str(entry["name"])) for entry in entries]
+    """(id, former name) of what somebody moved to the trash, oldest first; librbd's own entries are not ours."""
+    return [(entry.id, entry.name) for entry in rbd_trash.entries(ioctx) if entry.source == rbd_trash.BY_USER]
 
 
 def provisioned(ioctx: Any) -> int:

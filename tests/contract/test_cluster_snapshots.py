@@ -203,6 +203,30 @@ def test_an_image_moves_to_another_pool_with_its_snapshots(
         cluster.move(f"{name}-that-is-not-there", target.pool)
 
 
+@pytest.mark.real
+def test_the_trash_is_listed_while_an_image_moves(ceph: Any, real_cluster: Cluster, name: str) -> None:
+    import rados
+    import rbd
+
+    ceph.add_pool("second")
+    with (
+        rados.Rados(conffile=str(ceph.conf), name=f"client.{ceph.user}") as connected,
+        connected.open_ioctx(ceph.pool) as here,
+        connected.open_ioctx("second") as there,
+    ):
+        thrown = []
+        for each in (f"{name}-ä", f"{name}-b"):
+            real_cluster.create(each, GIB)
+            thrown.append((real_cluster.trash(each), each))
+        real_cluster.create(name, GIB)
+        rbd.RBD().migration_prepare(here, name, there, name)
+        try:
+            assert [entry for entry in real_cluster.trashed() if entry[1].startswith(name)] == thrown
+            assert real_cluster.trash(f"{name}-that-is-not-there") is None
+        finally:
+            rbd.RBD().migration_abort(there, name)
+
+
 def test_a_clone_moves_whose_snapshot_is_gone(cluster: Cluster, target: Cluster, name: str, write: Write) -> None:
     cluster.create(name, GIB)
     write(name, "kept")
