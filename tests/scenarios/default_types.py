@@ -17,8 +17,8 @@ OPERATIONS = [
 
 def play(call: Call, world: World) -> None:
     del world
-    call("POST", "/v3/types", {"volume_type": {"name": "gold"}})
-    call("PUT", f"/v3/default-types/{OTHER}", {"default_type": {"volume_type": "gold"}})
+    call("POST", "/v3/types", {"volume_type": {"name": "silver"}})
+    call("PUT", f"/v3/default-types/{OTHER}", {"default_type": {"volume_type": "silver"}})
     call("GET", f"/v3/default-types/{OTHER}")
     call("GET", "/v3/default-types")
     call("DELETE", f"/v3/default-types/{OTHER}")

@@ -22,7 +22,7 @@ OPERATIONS = [
 
 def play(call: Call, world: World) -> None:
     del world
-    kind = call("POST", "/v3/types", {"volume_type": {"name": "gold"}})["volume_type"]["id"]
+    kind = call("POST", "/v3/types", {"volume_type": {"name": "bronze"}})["volume_type"]["id"]
     limits = {"total_iops_sec": "2000", "total_bytes_sec": "104857600"}
     made = call("POST", "/v3/qos-specs", {"qos_specs": {"name": "fast", "consumer": "front-end", **limits}})
     one = f"/v3/qos-specs/{made['qos_specs']['id']}"
