@@ -53,7 +53,7 @@ The tree (class, status)::
         │   └── GlanceLoggedOut               the token has lapsed, or the service's account is wrong
         ├── BackendMissing                a back end that this process is not configured for
         ├── ServiceDisabled               an administrator closed the back end
-        ├── BackupServiceMissing          no backup pool is configured, or none in that zone
+        ├── BackupServiceMissing          no backup pool is configured
         ├── MembersBusy                   volumes of a group are still on their way
         ├── Superseded                    the work's lease was lost: somebody else does it now
         └── DatabaseUnavailable

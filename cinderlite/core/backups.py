@@ -96,12 +96,12 @@ def create(
 ) -> models.Backup:
     """Back up a volume, one in use only with `in_use`, or one of its snapshots; the row as accepted.
 
-    Raises InvalidVolume, InvalidSnapshot, InvalidBackup (nothing to be incremental to), OverQuota,
+    Raises InvalidVolume, InvalidSnapshot, InvalidBackup (nothing to be incremental to), InvalidInput, OverQuota,
     BackupServiceMissing, CephUnavailable.
     """
     cluster(ctx.world).check()
     if availability_zone not in (None, ctx.settings.availability_zone):
-        raise errors.BackupServiceMissing
+        raise errors.InvalidInput(f"Availability zone '{availability_zone}' is invalid.")
     ctx.world.cluster(volume.host).check()
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)

@@ -208,7 +208,7 @@ def test_what_cannot_be_backed_up_is_refused(client: Client, stranger: Client, r
     assert refused(client, volume, snapshot_id=models.new_id()) == 404
     assert refused(client, volume, incremental="perhaps") == 400
     assert refused(client.at("3.50"), volume, availability_zone="nova") == 400
-    assert refused(client.at("3.51"), volume, availability_zone="the moon") == 503
+    assert refused(client.at("3.51"), volume, availability_zone="the moon") == 400
     assert refused(client.at("3.51"), volume, availability_zone="nova") == 202
     set_status(admin, volume, "error")
     assert refused(client, volume, force=True) == 400
