@@ -151,6 +151,12 @@ class Ceph:
 
         def emptied() -> bool:
             refused.clear()
+            # No image goes while a group has a snapshot of it.
+            for group in self.rbd("group", "ls", self.pool).split():
+                listed = json.loads(self.rbd("group", "snap", "ls", f"{self.pool}/{group}", "--format", "json") or "[]")
+                for snap in listed:
+                    attempt("group", "snap", "rm", f"{self.pool}/{group}@{snap['snapshot']}")
+                attempt("group", "rm", f"{self.pool}/{group}")
             # Clones go first, their parents in a later round; and nothing with snapshots goes from the trash.
             # What a killed service had begun to remove cannot be restored, only removed.
             for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]"):
