@@ -42,6 +42,7 @@ class Policy:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._enforcer = policy.Enforcer(conf)
         self._enforcer.suppress_default_change_warnings = True
+        self._enforcer.suppress_deprecation_warnings = True
         self._enforcer.register_defaults(RULES)
         self._enforcer.load_rules()
         self._decisions: tuple[float, dict[Any, bool]] = (0.0, {})

@@ -25,6 +25,18 @@ BASE = {
         "(role:admin) or (role:member and project_id:%(project_id)s)",
         "Changing: an administrator, or a member of the project.",
     ),
+    # Names that Cinder's own files refer to. There is no system scope here: an administrator is one everywhere.
+    "system_reader_or_project_reader": (
+        "rule:xena_system_admin_or_project_reader",
+        "Of Cinder's earlier defaults, for files that refer to it.",
+    ),
+    "system_admin_or_project_member": (
+        "rule:xena_system_admin_or_project_member",
+        "Of Cinder's earlier defaults, for files that refer to it.",
+    ),
+    "system_admin_or_project_admin": ("role:admin", "Of Cinder's earlier defaults, for files that refer to it."),
+    "system_admin_only": ("role:admin", "Of Cinder's earlier defaults, for files that refer to it."),
+    "system_or_domain_or_project_admin": ("role:admin", "Of Cinder's earlier defaults, for files that refer to it."),
 }
 
 FOR_READERS = {
@@ -212,10 +224,33 @@ FOR_ADMINS = {
 }
 
 #: Every rule with its default check and what it decides.
+#: Rule → what it was called when Cinder had one for several: a file that still has that name decides.
+FORMERLY = {
+    **dict.fromkeys(
+        ("group:group_types:create", "group:group_types:update", "group:group_types:delete"), "group:group_types_manage"
+    ),
+    **{f"group:group_types_specs:{verb}": "group:group_types_specs"
+       for verb in ("get", "get_all", "create", "update", "delete")},
+    **{f"volume_extension:quota_classes:{verb}": "volume_extension:quota_classes" for verb in ("get", "update")},
+    **{f"volume_extension:volume_image_metadata:{verb}": "volume_extension:volume_image_metadata"
+       for verb in ("show", "set", "remove")},
+    **{f"volume_extension:type_{verb}": "volume_extension:types_manage" for verb in ("create", "update", "delete")},
+}  # fmt: skip
+
+
+def _rule(name: str, check: str, description: str) -> policy.RuleDefault:
+    if name not in FORMERLY:
+        return policy.RuleDefault(name, check, description)
+    old = policy.DeprecatedRule(
+        FORMERLY[name], check, deprecated_reason="Cinder split it into several.", deprecated_since="Xena"
+    )
+    return policy.RuleDefault(name, check, description, deprecated_rule=old)
+
+
 RULES = [
     *(policy.RuleDefault(name, check, description) for name, (check, description) in BASE.items()),
     *(
-        policy.RuleDefault(name, check, description)
+        _rule(name, check, description)
         for check, rules in ((READER, FOR_READERS), (MEMBER, FOR_MEMBERS), (ADMIN, FOR_ADMINS))
         for name, description in rules.items()
     ),
