@@ -42,6 +42,8 @@ PIECE = 4 * 2**20
 _ZEROS = bytes(PIECE)
 #: Bytes at the beginning of a file by which its format is known.
 _HEAD = 2**20
+#: With a heap for each of its threads, which reserves 128 MiB, qemu-img now and then ran out of address space.
+_ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class Converter:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=complaints,
-                pass_fds=[file.fileno() for file in files], env={**os.environ, "LC_ALL": "C"},
+                pass_fds=[file.fileno() for file in files], env={**os.environ, **_ENVIRONMENT},
             )  # fmt: skip
             code = _ended(process)
             out.seek(0)
