@@ -42,8 +42,10 @@ PIECE = 4 * 2**20
 _ZEROS = bytes(PIECE)
 #: Bytes at the beginning of a file by which its format is known.
 _HEAD = 2**20
-#: With a heap for each of its threads, which reserves 128 MiB, qemu-img now and then ran out of address space.
+#: qemu-img has up to 64 threads. Each with a heap of its own, which reserves 128 MiB, and a stack of 8 MiB now and then
+#: took more address space than there is.
 _ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
+_STACK = 2**20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Converter:
         """Run qemu-img within its limits, dying with this thread. Raises ImageUnacceptable."""
         limits = [
             f"--as={self.address_space}", f"--cpu={self.cpu_seconds * times}", f"--fsize={max(most, 2**20)}",
-            "--core=0",
+            "--core=0", f"--stack={_STACK}",
         ]  # fmt: skip
         command = ["setpriv", "--pdeathsig", "KILL", "--", "prlimit", *limits, "--", "qemu-img", *words]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as complaints:
