@@ -6,6 +6,7 @@ The tree (class, status)::
     CinderliteError                 500
     ├── BadRequest                  400   what the caller sent cannot be done, now or ever
     │   ├── InvalidInput                  a value is wrong
+    │   ├── InvalidHost                   no back end or cluster has that name
     │   ├── InvalidVolume, InvalidSnapshot, InvalidBackup, InvalidVolumeType  the state does not allow it
     │   ├── InvalidAuthKey                that is not the key of the transfer
     │   ├── VolumeTypeInUse, VolumeTypeIsDefault  something still needs the type
@@ -101,6 +102,10 @@ class BadRequest(CinderliteError):
 
 class InvalidInput(BadRequest):
     template = "Invalid input received: {0}"
+
+
+class InvalidHost(BadRequest):
+    template = "Invalid host: No available service named '{0}'"
 
 
 class InvalidVolume(BadRequest):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, exists, or_, select
+from sqlalchemy import Select, exists, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
@@ -297,7 +297,6 @@ def _refuse_source(session: Session, group: models.Group) -> None:
 
 def _take(ctx: Context, session: Session, group: models.Group, volume: models.Volume) -> str:
     """Begin the end of a volume along with its group's; returns the lease. Raises InvalidGroup."""
-    table = models.Volume
     if session.scalar(select(models.Snapshot.id).where(models.Snapshot.volume_id == volume.id).limit(1)) is not None:
         raise errors.InvalidGroup(f"volume {volume.id} of group {group.id} still has snapshots")
     if (
@@ -311,7 +310,7 @@ def _take(ctx: Context, session: Session, group: models.Group, volume: models.Vo
         "delete",
         ctx.settings.lease,
         ctx.request_id,
-        or_(table.migration_status.is_(None), table.migration_status.in_(volumes.AT_REST)),
+        volumes.AT_REST,
         snaps=volumes.backup_snaps(session, [volume.id]),
     )
     if owner is None:

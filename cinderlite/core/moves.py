@@ -56,6 +56,7 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
             verb,
             ctx.settings.lease,
             ctx.request_id,
+            volumes.AT_REST,
             volume_type_id=kind.id,
             multiattach=types.is_multiattach(kind),
             host=target.pool,
@@ -93,7 +94,7 @@ def _refuse_impossible(session: Session, volume: models.Volume, kind: models.Vol
 
 
 def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
-    """Move a volume to the pool `host@backend#pool`. Raises InvalidVolume, InvalidInput, ServiceNotFound."""
+    """Move a volume to the pool `host@backend#pool`. Raises InvalidVolume, InvalidInput, InvalidHost."""
     where = ctx.world.backend(volume.host)
     target = _target(ctx, host)
     if target is where:
@@ -110,6 +111,7 @@ def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
             "migrate",
             ctx.settings.lease,
             ctx.request_id,
+            volumes.AT_REST,
             models.Volume.group_id.is_(None),
             host=target.pool,
         )
@@ -130,7 +132,7 @@ def _target(ctx: Context, host: str) -> Backend:
     for backend in ctx.world.backends.values():
         if backend.pool == host:
             return backend
-    raise errors.ServiceNotFound(host)
+    raise errors.InvalidHost(host)
 
 
 def _same_cluster(world: World, where: Backend) -> list[Backend]:
@@ -146,7 +148,9 @@ def _same_cluster(world: World, where: Backend) -> list[Backend]:
 def _run(ctx: Context, volume: models.Volume, owner: str | None) -> None:
     if owner is None:
         now = volumes.get(ctx, volume.id)
-        raise errors.InvalidVolume(f"Volume {volume.id} cannot be moved or retyped in status {now.status}.")
+        raise errors.InvalidVolume(
+            f"Volume {volume.id} cannot be moved or retyped in status {now.status}, in a group, or while it moves."
+        )
     volumes.LIFECYCLE.run(ctx.world, volume.id, owner)
 
 

@@ -20,7 +20,7 @@ from cinderlite.db import models
 
 GIB = 1024**3
 #: Values of migration_status of a volume that is not on its way.
-AT_REST = ("deleting", "error", "success")
+_AT_REST = ("deleting", "error", "success")
 
 DELETABLE = frozenset({"available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting"})
 
@@ -42,6 +42,9 @@ LIFECYCLE = states.Machine(
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
     Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
+
+#: Whether a volume is not on its way to another pool.
+AT_REST = or_(models.Volume.migration_status.is_(None), models.Volume.migration_status.in_(_AT_REST))
 
 #: What the API shows is loaded with the rows, never one by one.
 SHOWN = (
@@ -308,10 +311,11 @@ def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
 
 
 def update(ctx: Context, volume: models.Volume, **changes: Any) -> models.Volume:
-    """Change name, description or metadata (which replaces all) and return the new row."""
+    """Change name, description or metadata (which replaces all) and return the new row. Raises InvalidVolume."""
     with ctx.world.db.write() as session:
         current = find(ctx, session, volume.id)
-        refuse_maintenance(current)
+        if current.status == "maintenance":
+            raise errors.InvalidVolume("The volume cannot be changed during its maintenance.")
         if "metadata" in changes:
             write_metadata(
                 session, current.metadata_rows, models.VolumeMetadata, changes.pop("metadata") or {}, replace=True
@@ -354,9 +358,9 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
                 "delete",
                 ctx.settings.lease,
                 ctx.request_id,
-                or_(models.Volume.migration_status.is_(None), models.Volume.migration_status.in_(AT_REST)),
+                AT_REST,
                 ~attached,
-                *([] if force else [models.Volume.group_id.is_(None)]),
+                models.Volume.group_id.is_(None),
                 sources=frozenset({current.status}) if force else None,
                 snaps=[*(snapshot.snap for snapshot in snapshots), *backup_snaps(session, [volume.id])],
             )

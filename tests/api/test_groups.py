@@ -260,6 +260,14 @@ def test_volumes_join_and_leave(client: Client, group_type: str) -> None:
     assert inside(client, group) == [one, two]
 
 
+def test_a_member_does_not_even_go_by_force(client: Client, admin: Client, group_type: str) -> None:
+    group = make(client)
+    mine = member(client, group)
+    assert admin.post(f"/v3/volumes/{mine}/action", {"os-force_delete": {}}).status_code == 400
+    assert inside(client, group) == [mine]
+    assert delete(client, group, delete_volumes=True).status_code == 202
+
+
 def test_who_cannot_join_or_leave(
     client: Client, admin: Client, stranger: Client, world: World, group_type: str
 ) -> None:

@@ -83,15 +83,31 @@ def test_an_administrator_moves_a_volume(admin: Client, client: Client, world: W
     volume = admin.volume()["id"]
     assert act(client, volume, "os-migrate_volume", host=FAST).status_code == 403
     assert act(admin, volume, "os-migrate_volume", host="testhost@ceph#ceph").status_code == 400
-    assert act(admin, volume, "os-migrate_volume", host="testhost@tape#tape").status_code == 404
+    unknown = act(admin, volume, "os-migrate_volume", host="testhost@tape#tape")
+    assert unknown.status_code == 400
+    assert unknown.json["badRequest"]["message"] == "Invalid host: No available service named 'testhost@tape#tape'"
     assert act(admin, volume, "os-migrate_volume").status_code == 400
-    assert act(admin.at("3.16"), volume, "os-migrate_volume", cluster="c").status_code == 404
+    assert act(admin.at("3.16"), volume, "os-migrate_volume", cluster="c").status_code == 400
+    assert act(admin.at("3.16"), volume, "os-migrate_volume", cluster="c", host=FAST).status_code == 400
     assert (
         act(admin, volume, "os-migrate_volume", host=FAST, force_host_copy="false", lock_volume=True).status_code == 202
     )
     found = admin.get(f"/v3/volumes/{volume}").json["volume"]
     assert (found["status"], found["os-vol-host-attr:host"], found["os-vol-mig-status-attr:migstat"]) == (
         "available", FAST, "success")  # fmt: skip
+
+
+@two
+def test_what_is_on_its_way_is_left_alone(admin: Client, world: World) -> None:
+    make_type(world, "gold")
+    volume = admin.volume()["id"]
+    act(admin, volume, "os-reset_status", migration_status="migrating")
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 400
+    assert act(admin, volume, "os-retype", new_type="gold").status_code == 400
+    act(admin, volume, "os-reset_status", migration_status="error")
+    assert act(admin, volume, "os-retype", new_type="gold").status_code == 202
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+    assert admin.get(f"/v3/volumes/{volume}").json["volume"]["os-vol-host-attr:host"] == FAST
 
 
 @two

@@ -132,6 +132,17 @@ def test_update(client: Client) -> None:
     bodies: list[Any] = [{"volume": {}}, {"volume": {"nonsense": 1}}]
     for body in bodies:
         assert client.at("3.53").put(path, body).status_code == 400
+        assert client.at("3.52").put(path, body).status_code == 200
+    assert client.get(path).json["volume"]["name"] == "b"
+
+
+def test_what_may_change_of_a_volume_that_is_busy(client: Client, admin: Client) -> None:
+    path = f"/v3/volumes/{client.volume()['id']}"
+    for status, renamed, written in (("uploading", 200, 400), ("maintenance", 400, 400)):
+        admin.post(f"{path}/action", {"os-reset_status": {"status": status}})
+        assert client.put(path, {"volume": {"name": status}}).status_code == renamed
+        assert client.post(f"{path}/metadata", {"metadata": {"k": "v"}}).status_code == written
+    assert client.get(path).json["volume"]["name"] == "uploading"
 
 
 def test_isolation_of_projects_and_roles(client: Client, stranger: Client, reader: Client, admin: Client) -> None:

@@ -20,6 +20,7 @@ FILE = """
 "volume_extension:types_manage": "role:operator"
 "volume_extension:volume_image_metadata": ""
 "volume:attachment_create": "!"
+"volume:extend_attached_volume": "rule:admin_api"
 "backup:backup_project_attribute": "rule:admin_or_owner"
 "volume_extension:extended_snapshot_attributes": "rule:admin_api"
 "clusters:get": "rule:system_admin_only"
@@ -59,6 +60,16 @@ def test_rules_that_cinder_has_split_hold_under_their_former_name(operator: Clie
     nobody = operator.with_headers(X_Test_Roles="visitor")
     metadata = {"os-set_image_metadata": {"metadata": {"os": "linux"}}}
     assert nobody.post(f"/v3/volumes/{volume}/action", metadata).status_code == 200
+
+
+def test_who_makes_a_volume_in_use_bigger_is_whom_the_file_names(operator: Client) -> None:
+    path = f"/v3/volumes/{operator.volume()['id']}/action"
+    member = operator.with_headers(X_Test_Roles="member,reader").at("3.42")
+    assert member.post(path, {"os-extend": {"new_size": 2}}).status_code == 202
+    assert member.post(path, {"os-attach": {"host_name": "h", "mountpoint": "/dev/vdb"}}).status_code == 202
+    assert member.post(path, {"os-extend": {"new_size": 3}}).status_code == 403
+    assert member.at("3.41").post(path, {"os-extend": {"new_size": 3}}).status_code == 400
+    assert member.with_headers(X_Test_Roles="admin").post(path, {"os-extend": {"new_size": 3}}).status_code == 202
 
 
 def test_who_deletes_is_whom_the_file_names(operator: Client) -> None:

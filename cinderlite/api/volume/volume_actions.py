@@ -20,12 +20,13 @@ from cinderlite.db import models
 bp = Blueprint("volume_actions", SERVICE, "Actions on volumes.")
 
 RULE = "/volumes/<id>/action"
-#: Since when a volume in use can be extended.
+#: Since when a volume in use can be extended, and the rule that then decides too.
 EXTEND_IN_USE = Version(3, 42)
+ATTACHED = "volume:extend_attached_volume"
 STATUSES = (
     "attaching", "available", "awaiting-transfer", "backing-up", "creating", "detaching", "downloading", "error",
     "error_backing-up", "error_deleting", "error_extending", "error_managing", "error_restoring", "extending", "in-use",
-    "maintenance", "managing", "reserved", "restoring-backup", "retyping", "reverting", "uploading",
+    "maintenance", "managing", "reserved", "restoring-backup", "retyping", "uploading",
 )  # fmt: skip
 
 
@@ -38,7 +39,12 @@ class Extend(ActionBody):
 @bp.action(RULE, "os-extend", body=Extend, policy="volume:extend", on=volumes.get)
 def extend(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Make a volume bigger; since 3.42 also one in use, whose servers see it at once."""
-    volumes.extend(ctx, volume, body["new_size"], in_use=VIEW.get().version >= EXTEND_IN_USE)
+    in_use = VIEW.get().version >= EXTEND_IN_USE
+    if in_use and not VIEW.get().allows(ATTACHED):
+        in_use = False
+        if volume.status == "in-use":
+            raise errors.Forbidden(ATTACHED)
+    volumes.extend(ctx, volume, body["new_size"], in_use=in_use)
 
 
 class ExtendCompletion(ActionBody):
@@ -137,10 +143,10 @@ class Migrate(ActionBody):
 )
 def migrate(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Move a volume that nobody has open to another pool of its Ceph cluster; its snapshots go along."""
-    if body.get("cluster"):
-        raise errors.ServiceNotFound(body["cluster"])
-    if not body.get("host"):
+    if bool(body.get("cluster")) == bool(body.get("host")):
         raise errors.BadRequest("One and only one of 'host' and 'cluster' must be set.")
+    if body.get("cluster"):
+        raise errors.InvalidHost(body["cluster"])
     moves.migrate(ctx, volume, body["host"])
 
 
