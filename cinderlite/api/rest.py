@@ -245,8 +245,8 @@ def _given(operation: Operation, version: Version, body: Callable[[], Any]) -> d
         schema, sent = operation.body.twin(version), body()
         if operation.action is None:
             given["body"] = schema.read(sent)
-        elif isinstance(sent, dict):
-            given["body"] = schema.values(sent)
+        elif isinstance(sent, dict) or (sent is None and getattr(schema, "nullable", False)):
+            given["body"] = schema.values(sent or {})
         else:
             raise errors.BadRequest(f"Invalid input for field/attribute {operation.action}. It must be an object.")
         if "hints" in parameters:

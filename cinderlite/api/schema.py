@@ -152,6 +152,9 @@ class StrictBody(Body):
 class ActionBody(StrictBody):
     """What an action carries under its name."""
 
+    #: Whether null may stand there instead of an object without keys.
+    nullable: ClassVar[bool] = False
+
 
 @functools.lru_cache(maxsize=4096)
 def _twin(cls: type[Schema], version: Version, denied: frozenset[str]) -> Schema:
@@ -385,13 +388,13 @@ def rows(schema: Schema, items: Iterable[Any]) -> list[dict[str, Any]]:
     return written
 
 
-class MetadataBody(Body):
+class MetadataBody(StrictBody):
     """Metadata as a whole."""
 
     metadata = Metadata(required=True)
 
 
-class MetaBody(Body):
+class MetaBody(StrictBody):
     """One key of the metadata."""
 
     meta = Metadata(required=True)

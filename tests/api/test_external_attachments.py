@@ -434,6 +434,14 @@ def test_a_reservation_is_taken_back(client: Client) -> None:
     assert status(client, volume) == "available"
 
 
+def test_a_detach_that_says_nothing(client: Client) -> None:
+    volume = client.volume()["id"]
+    act(client, volume, "os-attach", host_name="h", mountpoint="/dev/vdb")
+    assert client.post(f"/v3/volumes/{volume}/action", {"os-detach": ""}).status_code == 400
+    assert client.post(f"/v3/volumes/{volume}/action", {"os-detach": None}).status_code == 202
+    assert status(client, volume) == "available"
+
+
 def test_a_host_of_its_own(client: Client, admin: Client, nova: Client) -> None:
     volume = client.volume()["id"]
     assert act(client, volume, "os-attach", host_name="store1", mountpoint="/dev/rbd0").status_code == 202

@@ -148,6 +148,25 @@ def test_metadata(client: Client) -> None:
     assert client.get(f"{one}/x").status_code == 404
 
 
+def test_a_slash_in_a_key_is_taken_only_when_a_snapshot_is_created(client: Client) -> None:
+    made = snapshot(client, client.volume()["id"], metadata={"a/b": "1"})
+    assert made["metadata"] == {"a/b": "1"}
+    one = f"/v3/snapshots/{made['id']}/metadata"
+    for ask in (client.post, client.put):
+        assert ask(one, {"metadata": {"c/d": "1"}}).status_code == 400
+        assert ask(one, {"metadata": {"c": "1"}, "d": 1}).status_code == 400
+    assert client.get(one).json == {"metadata": {"a/b": "1"}}
+
+
+def test_bodies_that_are_no_snapshot(client: Client) -> None:
+    volume = client.volume()["id"]
+    assert client.post("/v3/snapshots", {"snapshot": {"volume_id": volume, "colour": "red"}}).status_code == 400
+    one = f"/v3/snapshots/{snapshot(client, volume)['id']}"
+    for body in ({}, {"colour": "red"}, {"status": "error"}):
+        assert client.put(one, {"snapshot": body}).status_code == 400
+    assert client.put(one, {"snapshot": {"display_description": "d"}}).json["snapshot"]["description"] == "d"
+
+
 def test_a_deleted_snapshot_is_gone(client: Client, cluster: FakeCluster) -> None:
     volume = client.volume()["id"]
     found = snapshot(client, volume)
@@ -365,7 +384,14 @@ def test_a_volume_goes_back_to_its_newest_snapshot(client: Client, cluster: Fake
 def test_a_status_is_set_by_hand(client: Client, admin: Client, hypervisor: FakeHypervisor) -> None:
     volume = client.volume()["id"]
     assert act(client, volume, os__reset_status={"status": "error"}) == 403
-    for body in ({}, {"status": "deleting"}, {"status": "in-use"}, {"attach_status": "attaching"}, {"colour": "red"}):
+    for body in (
+        {},
+        {"status": "deleting"},
+        {"status": "reverting"},
+        {"status": "in-use"},
+        {"attach_status": "attaching"},
+        {"colour": "red"},
+    ):
         assert act(admin, volume, os__reset_status=body) == 400
     assert act(admin, volume, os__reset_status={"status": "error", "migration_status": "migrating"}) == 202
     found = admin.get(f"/v3/volumes/{volume}").json["volume"]

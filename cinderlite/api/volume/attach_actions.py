@@ -78,6 +78,8 @@ def attach(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
 class Detach(ActionBody):
     """Which attachment, if there are several."""
 
+    nullable = True
+
     attachment_id = Id(allow_none=True)
 
 

@@ -13,7 +13,7 @@ from marshmallow import fields, validate
 
 from cinderlite import errors
 from cinderlite.api.rest import Answer, Blueprint
-from cinderlite.api.schema import Body, Computed, Schema, Time, Whole
+from cinderlite.api.schema import Computed, Schema, StrictBody, Time, Whole
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import encryption, types, volumes
@@ -49,7 +49,7 @@ class Encryption(EncryptionCreated):
     deleted_at = Computed(lambda _row: None)
 
 
-class EncryptionUpdate(Body):
+class EncryptionUpdate(StrictBody):
     """What is to change of how volumes are encrypted: by what, where, with which cipher and key of how many bits."""
 
     envelope = "encryption", ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,6 @@ from cinderlite.api.rest import Answer, Blueprint, Page
 from cinderlite.api.schema import (
     VIEW,
     ActionBody,
-    Body,
     Bool,
     Computed,
     Id,
@@ -27,6 +27,7 @@ from cinderlite.api.schema import (
     MetadataBody,
     Name,
     Schema,
+    StrictBody,
     Time,
     named,
     versioned,
@@ -76,7 +77,7 @@ class Snapshot(SnapshotWritten):
     progress = versioned(fields.String(data_key="os-extended-snapshot-attributes:progress"), policy=EXTENDED)
 
 
-class SnapshotCreate(Body):
+class SnapshotCreate(StrictBody):
     """Of which volume, and what it is called."""
 
     envelope = "snapshot", ""
@@ -90,7 +91,7 @@ class SnapshotCreate(Body):
     metadata = Metadata(allow_none=True)
 
 
-class SnapshotUpdate(Body):
+class SnapshotUpdate(StrictBody):
     """What is to change."""
 
     envelope = "snapshot", ""
@@ -195,6 +196,10 @@ def show(_ctx: Context, snapshot: models.Snapshot) -> models.Snapshot:
 )
 def update(ctx: Context, snapshot: models.Snapshot, body: dict[str, Any]) -> models.Snapshot:
     """Change a snapshot's name or description."""
+    if not body:
+        raise errors.BadRequest(
+            "Invalid input for field/attribute snapshot. Value: {}. {} does not have enough properties"
+        )
     return snapshots.update(ctx, snapshot, **named(body))
 
 
@@ -207,6 +212,24 @@ def delete(ctx: Context, snapshot: models.Snapshot) -> None:
 # -- metadata
 
 
+class _Metadata(Metadata):
+    """Metadata without slashes in their keys, which Cinder takes here only when the snapshot is created."""
+
+    _KEY = re.compile(r"[a-zA-Z0-9\-_:. ]{1,255}")
+
+
+class SnapshotMetadataBody(MetadataBody):
+    """A snapshot's metadata as a whole."""
+
+    metadata = _Metadata(required=True)
+
+
+class SnapshotMetaBody(MetaBody):
+    """One key of a snapshot's metadata."""
+
+    meta = _Metadata(required=True)
+
+
 _READ = "volume:get_snapshot_metadata"
 _WRITE = "volume:update_snapshot_metadata"
 
@@ -217,13 +240,13 @@ def show_metadata(_ctx: Context, snapshot: models.Snapshot) -> Answer:
     return Answer({"metadata": snapshots.metadata(snapshot)})
 
 
-@bp.post("/snapshots/<id>/metadata", body=MetadataBody, policy=_WRITE, on=snapshots.get)
+@bp.post("/snapshots/<id>/metadata", body=SnapshotMetadataBody, policy=_WRITE, on=snapshots.get)
 def add_metadata(ctx: Context, snapshot: models.Snapshot, body: dict[str, Any]) -> Answer:
     """Add to a snapshot's metadata and answer all of it."""
     return Answer({"metadata": snapshots.set_metadata(ctx, snapshot, body["metadata"], replace=False)})
 
 
-@bp.put("/snapshots/<id>/metadata", body=MetadataBody, policy=_WRITE, on=snapshots.get)
+@bp.put("/snapshots/<id>/metadata", body=SnapshotMetadataBody, policy=_WRITE, on=snapshots.get)
 def replace_metadata(ctx: Context, snapshot: models.Snapshot, body: dict[str, Any]) -> Answer:
     """Replace a snapshot's metadata."""
     return Answer({"metadata": snapshots.set_metadata(ctx, snapshot, body["metadata"], replace=True)})
@@ -238,7 +261,7 @@ def show_key(_ctx: Context, snapshot: models.Snapshot, key: str) -> Answer:
     return Answer({"meta": {key: values[key]}})
 
 
-@bp.put("/snapshots/<id>/metadata/<key>", body=MetaBody, policy=_WRITE, on=snapshots.get)
+@bp.put("/snapshots/<id>/metadata/<key>", body=SnapshotMetaBody, policy=_WRITE, on=snapshots.get)
 def replace_key(ctx: Context, snapshot: models.Snapshot, body: dict[str, Any], key: str) -> Answer:
     """Set one key of a snapshot's metadata."""
     if list(body["meta"]) != [key]:
