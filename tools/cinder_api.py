@@ -260,6 +260,12 @@ DIFFERS: dict[str, str] = {
     "the request, so none ever waits for a compute service",
     "POST /volumes/{id}/action os-migrate_volume_completion": "always 400: Ceph moves an image by itself, so none ever "
     "waits for a compute service",
+    "POST /volumes/{id}/action os-migrate_volume": "its snapshots go along, which Cinder refuses; a volume in use is "
+    "a 400, since Ceph moves only what nobody has open",
+    "DELETE /volumes/{id}": "also one in `error_deleting`, to try again",
+    "DELETE /snapshots/{id}": "also one in `error_deleting`, to try again",
+    "POST /snapshots/{id}/action os-force_delete": "also one that belongs to a group snapshot, unless its data are in "
+    "a snapshot of several images",
     "DELETE /backups/{id}": "also the one that others are incremental to, and one that is still being made: every "
     "backup stands for itself, whatever `has_dependent_backups` says",
     "GET /backups/{id}/export_record": "a record that cinderlite reads; Cinder's are in a form of their own",
