@@ -31,9 +31,6 @@ def service(tmp_path: pathlib.Path, ceph: Ceph, guests: Any, sockets: pathlib.Pa
     yield running
     running.stop()
     ceph.empty()
-    for image in ceph.rbd("ls", POOL).split():
-        ceph.rbd("snap", "purge", "--no-progress", f"{POOL}/{image}")
-        ceph.rbd("rm", "--no-progress", f"{POOL}/{image}")
 
 
 def begin(service: Service, volume: str, **fields: Any) -> str:
@@ -71,7 +68,7 @@ def digest(ceph: Ceph, volume: str) -> str:
 
 
 def used(ceph: Ceph) -> list[str]:
-    return ceph.rbd("ls", POOL).split()
+    return ceph.images(POOL)
 
 
 def remove(service: Service, backup: str) -> None:

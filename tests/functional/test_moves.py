@@ -35,9 +35,6 @@ def service(tmp_path: pathlib.Path, ceph: Ceph, guests: Any, sockets: pathlib.Pa
     yield running
     running.stop()
     ceph.empty()
-    for image in ceph.rbd("ls", FAST).split():
-        ceph.rbd("snap", "purge", "--no-progress", f"{FAST}/{image}")
-        ceph.rbd("rm", "--no-progress", f"{FAST}/{image}")
 
 
 def digest(ceph: Ceph, image: str) -> str:
@@ -75,7 +72,7 @@ def test_a_volume_goes_to_the_pool_of_its_new_type_with_its_snapshots(service: S
     assert service.call("DELETE", f"/v3/snapshots/{snap}").status == 202
     for left in (copy, volume):
         assert service.call("DELETE", f"/v3/volumes/{left}").status == 202
-    wait(lambda: not ceph.rbd("ls", FAST) and not ceph.trash(), timeout=60, what="both pools to be empty")
+    wait(lambda: not ceph.images(FAST) and not ceph.trash(), timeout=60, what="both pools to be empty")
 
 
 def test_a_move_that_was_broken_off_is_finished(service: Service, ceph: Ceph) -> None:
@@ -84,7 +81,7 @@ def test_a_move_that_was_broken_off_is_finished(service: Service, ceph: Ceph) ->
     ceph.write(image, bytes(range(256)) * (MIB // 256) * 200)
     before = digest(ceph, f"volumes/{image}")
     retype(service, volume)
-    wait(lambda: image in ceph.rbd("ls", FAST).split(), timeout=30, what="the move to be begun")
+    wait(lambda: image in ceph.images(FAST), timeout=30, what="the move to be begun")
     service.kill()
     service.start()
     service.rest(volume, "available", timeout=120)

@@ -72,6 +72,8 @@ class Ceph:
         self._fast = fast_paxos
         self._port = port
         self._read_only: set[str] = set()
+        #: Further pools of the service's own.
+        self._added: list[str] = []
 
     # -- life
 
@@ -125,20 +127,38 @@ class Ceph:
         """Run `rbd` as the administrator and return what it printed."""
         return run(["rbd", "-c", str(self.conf), *arguments], timeout=timeout)
 
-    def images(self) -> list[str]:
-        """Names of the images in the pool."""
-        return self.rbd("ls", self.pool).split()
+    def images(self, pool: str | None = None) -> list[str]:
+        """Names of the images in a pool, without one in the service's first."""
+        return self.rbd("ls", pool or self.pool).split()
 
-    def trash(self) -> list[str]:
-        """Former names of the images in the pool's trash."""
-        return [entry["name"] for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]")]
+    def trash(self, pool: str | None = None) -> list[str]:
+        """Former names of the images in a pool's trash."""
+        return [entry["name"] for entry in self._listed("trash", "ls", pool or self.pool)]
+
+    def _listed(self, *arguments: str) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(self.rbd(*arguments, "--format", "json") or "[]")
+        return found
 
     def empty(self) -> None:
-        """Remove every image and what is in the trash. Raises LabError if somebody keeps one open.
+        """Remove every image of the pools that are the service's, and their trash. Raises LabError if one is open.
 
         The watch of a client that was killed lapses after 30 s; until then its image cannot be removed.
         """
+        refused: list[str] = []
 
+        def emptied() -> bool:
+            refused.clear()
+            for pool in (self.pool, *self._added):
+                refused.extend(self._remove_all(pool))
+            return not any(self.images(pool) or self.trash(pool) for pool in (self.pool, *self._added))
+
+        try:
+            wait(emptied, timeout=60, what="the pools to be empty")
+        except LabError as error:
+            raise LabError(f"{error}: {'; '.join(refused)}") from error
+
+    def _remove_all(self, pool: str) -> list[str]:
+        """Remove what can be removed of a pool now; what was refused. Parents of clones go in a later round."""
         refused: list[str] = []
 
         def attempt(*arguments: str) -> bool:
@@ -149,29 +169,20 @@ class Ceph:
                 return False
             return True
 
-        def emptied() -> bool:
-            refused.clear()
-            # No image goes while a group has a snapshot of it.
-            for group in self.rbd("group", "ls", self.pool).split():
-                listed = json.loads(self.rbd("group", "snap", "ls", f"{self.pool}/{group}", "--format", "json") or "[]")
-                for snap in listed:
-                    attempt("group", "snap", "rm", f"{self.pool}/{group}@{snap['snapshot']}")
-                attempt("group", "rm", f"{self.pool}/{group}")
-            # Clones go first, their parents in a later round; and nothing with snapshots goes from the trash.
-            # What a killed service had begun to remove cannot be restored, only removed.
-            for entry in json.loads(self.rbd("trash", "ls", self.pool, "--format", "json") or "[]"):
-                image = f"{self.pool}/{entry['id']}"
-                if not attempt("trash", "restore", "--image", f"was-{entry['id']}", image):
-                    attempt("trash", "rm", "--no-progress", image)
-            for name in self.images():
-                attempt("snap", "purge", "--no-progress", f"{self.pool}/{name}")
-                attempt("rm", "--no-progress", f"{self.pool}/{name}")
-            return not self.images() and not self.trash()
-
-        try:
-            wait(emptied, timeout=60, what="the pool to be empty")
-        except LabError as error:
-            raise LabError(f"{error}: {'; '.join(refused)}") from error
+        # No image goes while a group has a snapshot of it, and nothing with snapshots from the trash. What a killed
+        # service had begun to remove cannot be restored, only removed.
+        for group in self.rbd("group", "ls", pool).split():
+            for snap in self._listed("group", "snap", "ls", f"{pool}/{group}"):
+                attempt("group", "snap", "rm", f"{pool}/{group}@{snap['snapshot']}")
+            attempt("group", "rm", f"{pool}/{group}")
+        for entry in self._listed("trash", "ls", pool):
+            image = f"{pool}/{entry['id']}"
+            if not attempt("trash", "restore", "--image", f"was-{entry['id']}", image):
+                attempt("trash", "rm", "--no-progress", image)
+        for name in self.images(pool):
+            attempt("snap", "purge", "--no-progress", f"{pool}/{name}")
+            attempt("rm", "--no-progress", f"{pool}/{name}")
+        return refused
 
     def watchers(self, image: str) -> list[str]:
         """Addresses of the clients that have an image open."""
@@ -185,6 +196,8 @@ class Ceph:
             return
         if read_only:
             self._read_only.add(name)
+        else:
+            self._added.append(name)
         self.command("osd", "pool", "create", name, "8")
         self.rbd("pool", "init", name)
         mine = [pool for pool in [*pools, name] if not pool.startswith((".", "device_health"))]
