@@ -202,6 +202,8 @@ def _sentence(error: marshmallow.ValidationError, body: Mapping[str, Any]) -> st
     value: Any = body
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
+    if path[-1] == "_schema":  # About no field in particular.
+        return text
     if text == "Unknown field.":
         return f"Additional properties are not allowed ('{path[-1]}' was unexpected)"
     if text == "Missing data for required field.":

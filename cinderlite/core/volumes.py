@@ -270,6 +270,11 @@ def _plan(ctx: Context, session: Session, wanted: Wanted, dead: Dead) -> _Plan:
         near=near,
         dead=dead,
     )
+    if origin.host is not None and unfit is not None and not placement.fits(backend, kind, zone):
+        raise errors.InvalidInput(
+            "A volume must be in the availability zone of the snapshot or volume that it is made from, and of a type "
+            "that can be on the same back end."
+        )
     if group is not None and backend.pool != group.host:
         raise errors.InvalidInput(f"The source is on {backend.pool}, and group {group.id} is on {group.host}.")
     return _Plan(size, origin, kind, zone, backend, unfit, group)

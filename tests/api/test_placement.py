@@ -247,9 +247,13 @@ def test_a_clone_is_where_its_source_is(admin: Client, world: World) -> None:
     snapshot = admin.post("/v3/snapshots", {"snapshot": {"volume_id": source}}).json["snapshot"]["id"]
     assert place(admin, source_volid=source) == FAST
     assert place(admin, snapshot_id=snapshot) == FAST
-    refused(admin, source_volid=source, availability_zone="nova")
     slow = make_type(world, "slow", {"volume_backend_name": "ceph"})
-    assert "fast: volume_backend_name" in refused(admin, snapshot_id=snapshot, volume_type=slow)
+    for origin in ({"source_volid": source}, {"snapshot_id": snapshot}):
+        assert "availability zone" in wrong(admin, **origin, availability_zone="nova")
+        assert "type" in wrong(admin, **origin, volume_type=slow)
+    services.beat(world)
+    admin.put("/v3/os-services/disable", {"host": "testhost@fast", "binary": "cinder-volume"})
+    assert "fast: disabled" in refused(admin, source_volid=source)
 
 
 # -- scheduler hints

@@ -393,6 +393,8 @@ def test_a_status_is_set_by_hand(client: Client, admin: Client, hypervisor: Fake
         {"colour": "red"},
     ):
         assert act(admin, volume, os__reset_status=body) == 400
+    answer = admin.post(f"/v3/volumes/{volume}/action", {"os-reset_status": {}})
+    assert answer.json["badRequest"]["message"].startswith("Must specify 'status', 'attach_status'")
     assert act(admin, volume, os__reset_status={"status": "error", "migration_status": "migrating"}) == 202
     found = admin.get(f"/v3/volumes/{volume}").json["volume"]
     assert (found["status"], found["os-vol-mig-status-attr:migstat"]) == ("error", "migrating")
