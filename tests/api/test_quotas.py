@@ -85,6 +85,15 @@ def test_limits_that_cannot_be_are_refused(admin: Client, limits: dict[str, Any]
     assert admin.get(DEFAULT_CLASS).json["quota_class_set"]["volumes_gold"] == -1
 
 
+def test_what_was_shown_can_be_sent_back(admin: Client) -> None:
+    shown = admin.get(OURS).json["quota_set"]
+    assert limit(admin, **shown, tenant_id=PROJECT) == {key: value for key, value in shown.items() if key != "id"}
+    assert limit(admin, tenant_id=PROJECT)["volumes"] == 10
+    for body in ({}, {"force": True, "volumes": 5}):
+        assert admin.put(OURS, {"quota_set": body}).status_code == 400
+    assert admin.get(OURS).json["quota_set"]["volumes"] == 10
+
+
 def test_no_limit_is_set_below_what_is_used(admin: Client, client: Client) -> None:
     make(admin)
     client.volume(size=2, volume_type="gold")

@@ -64,15 +64,15 @@ class QuotaClassSet(Body):
 
 
 class QuotaSet(QuotaClassSet):
-    """New limits, at least one; -1 for none."""
+    """New limits, or at least one of those keys; -1 for none."""
 
     envelope = "quota_set", ""
-    ignored = frozenset({"tenant_id", "force"})
+    ignored = frozenset({"tenant_id", "id"})
 
     def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Any keys: the rules know the resources' names. Raises BadRequest."""
         wanted = super().read(body)
-        if not set(body["quota_set"]) - {"tenant_id"}:
+        if not body["quota_set"]:
             raise errors.BadRequest("Missing required element 'quota_set' in request body.")
         return wanted
 
