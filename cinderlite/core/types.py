@@ -27,6 +27,8 @@ SHOWN = (selectinload(models.VolumeType.extra_spec_rows),)
 BY_TYPE = ("volumes", "gigabytes", "snapshots")
 #: The policy rule about volumes that several servers may hold; which these are is known only when their type is.
 SHARING = "volume:multiattach"
+#: How extra specs say yes.
+YES = "<is> True"
 
 
 def ensure_default(world: World) -> None:
@@ -255,9 +257,14 @@ def _refuse_default(ctx: Context, session: Session, kind: models.VolumeType) -> 
 
 
 def set_extra_specs(ctx: Context, kind: models.VolumeType, specs: Mapping[str, str]) -> dict[str, str]:
-    """Add extra specs, or replace the values of those there are; answers what was given. Raises BadRequest if used."""
+    """Add extra specs, or replace the values of those there are; answers what was given.
+
+    Raises BadRequest if a volume has the type, or if it would be both cacheable and for several servers.
+    """
     with ctx.world.db.write() as session:
-        lock_unused(session, kind.id)
+        merged = {**extra_specs(lock_unused(session, kind.id)), **specs}
+        if specs.keys() & {"cacheable", "multiattach"} and merged.get("cacheable") == merged.get("multiattach") == YES:
+            raise errors.BadRequest("cacheable cannot be set with multiattach.")
         for key, value in specs.items():
             session.merge(models.ExtraSpec(volume_type_id=kind.id, key=key, value=value))
     return dict(specs)
@@ -273,12 +280,13 @@ def delete_extra_spec(ctx: Context, kind: models.VolumeType, key: str) -> None:
         session.delete(row)
 
 
-def lock_unused(session: Session, type_id: str) -> None:
+def lock_unused(session: Session, type_id: str) -> models.VolumeType:
     """Lock a type whose meaning is about to change. Raises BadRequest if a volume has it."""
     current = lock(session, type_id)
     if is_in_use(session, type_id):
         raise errors.BadRequest("Volume Type is currently in use.")
     current.updated_at = models.utcnow()
+    return current
 
 
 # -- access

@@ -260,6 +260,15 @@ def test_the_filter_by_extra_specs(admin: Client, client: Client) -> None:
 # -- extra specs
 
 
+def test_a_type_is_not_cacheable_and_for_several_servers(admin: Client) -> None:
+    specs = f"/v3/types/{make(admin, extra_specs={'multiattach': '<is> True'})}/extra_specs"
+    cacheable = {"cacheable": "<is> True"}
+    assert admin.post(specs, {"extra_specs": cacheable}).status_code == 400
+    assert admin.post(specs, {"extra_specs": {**cacheable, "multiattach": "<is> False"}}).status_code == 200
+    assert admin.post(specs, {"extra_specs": {"multiattach": "<is> True"}}).status_code == 400
+    assert admin.get(specs).json["extra_specs"] == {**cacheable, "multiattach": "<is> False"}
+
+
 def test_extra_specs_are_added_replaced_and_removed(admin: Client) -> None:
     specs = f"/v3/types/{make(admin, extra_specs={'a': '1'})}/extra_specs"
     answer = admin.post(specs, {"extra_specs": {"b": "2", "a": "3"}})

@@ -34,11 +34,11 @@ def play(call: Call, world: World) -> None:
     call("GET", "/v3/types/default")
     call("PUT", one, {"volume_type": {"name": "golden"}})
     specs = one + "/extra_specs"
-    call("POST", specs, {"extra_specs": {"multiattach": "<is> True", "cacheable": "<is> True"}})
+    call("POST", specs, {"extra_specs": {"multiattach": "<is> True", "compression": "<is> False"}})
     call("GET", specs)
     call("GET", specs + "/multiattach")
     call("PUT", specs + "/multiattach", {"multiattach": "<is> False"})
-    call("DELETE", specs + "/cacheable")
+    call("DELETE", specs + "/compression")
     call("GET", one)
     call("POST", one + "/action", {"addProjectAccess": {"project": OTHER}})
     call("GET", one + "/os-volume-type-access")
