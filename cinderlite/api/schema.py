@@ -257,6 +257,13 @@ class Bool(fields.Boolean):
         raise marshmallow.ValidationError(f"'{value}' is not a 'boolean'")
 
 
+class Word(fields.String):
+    """A word such as a status, in letters of either case; read in small ones."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        return str(super()._deserialize(value, attr, data, **kwargs)).lower()
+
+
 def named(body: Mapping[str, Any]) -> dict[str, Any]:
     """What a body says of name and description, under either of the API's names for them."""
     names = {"display_name": "name", "display_description": "description"}

@@ -343,7 +343,7 @@ def test_status_is_set_by_hand_by_administrators(client: Client, admin: Client, 
     reset = {"os-reset_status": {"status": "error"}}
     assert client.post(f"{one}/action", reset).status_code == 403
     assert admin.post(f"{one}/action", {"os-reset_status": {"status": "great"}}).status_code == 400
-    assert admin.post(f"{one}/action", reset).status_code == 202
+    assert admin.post(f"{one}/action", {"os-reset_status": {"status": "ERROR"}}).status_code == 202
     assert client.get(one).json["backup"]["status"] == "error"
     assert client.post(f"{one}/restore", {"restore": {}}).status_code == 400
     assert client.post(f"{one}/action", {"os-force_delete": {}}).status_code == 403

@@ -177,7 +177,7 @@ def test_a_deleted_snapshot_is_gone(client: Client, cluster: FakeCluster) -> Non
 
 def test_only_what_is_at_rest_is_deleted(client: Client, admin: Client) -> None:
     one = f"/v3/snapshots/{snapshot(client, client.volume()['id'])['id']}"
-    assert admin.post(f"{one}/action", {"os-reset_status": {"status": "creating"}}).status_code == 202
+    assert admin.post(f"{one}/action", {"os-reset_status": {"status": "Creating"}}).status_code == 202
     assert client.delete(one).status_code == 400
     assert admin.post(f"{one}/action", {"os-reset_status": {"status": "nonsense"}}).status_code == 400
     assert admin.post(f"{one}/action", {"os-force_delete": {}}).status_code == 202

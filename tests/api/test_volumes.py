@@ -145,6 +145,14 @@ def test_what_may_change_of_a_volume_that_is_busy(client: Client, admin: Client)
     assert client.get(path).json["volume"]["name"] == "uploading"
 
 
+def test_statuses_are_reset_in_letters_of_either_case(client: Client, admin: Client) -> None:
+    path = f"/v3/volumes/{client.volume()['id']}"
+    wanted = {"status": "Maintenance", "attach_status": "DETACHED", "migration_status": "None"}
+    assert admin.post(f"{path}/action", {"os-reset_status": wanted}).status_code == 202
+    found = admin.get(path).json["volume"]
+    assert (found["status"], found["migration_status"]) == ("maintenance", None)
+
+
 def test_isolation_of_projects_and_roles(client: Client, stranger: Client, reader: Client, admin: Client) -> None:
     volume = client.volume(name="mine")
     path = f"/v3/volumes/{volume['id']}"

@@ -25,6 +25,7 @@ from cinderlite.api.schema import (
     Name,
     Schema,
     Time,
+    Word,
     links,
     versioned,
 )
@@ -245,7 +246,7 @@ def import_record(ctx: Context, body: dict[str, Any]) -> models.Backup:
 class ResetStatus(ActionBody):
     """The status to set."""
 
-    status = fields.String(required=True, validate=validate.OneOf(("available", "error")))
+    status = Word(required=True, validate=validate.OneOf(("available", "error")))
 
 
 _ACTION = "/backups/<id>/action"

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import marshmallow
 from marshmallow import fields, validate
 from sqlalchemy import func
 from sqlalchemy.orm import selectinload
@@ -15,7 +14,7 @@ from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.paging import Listing, filter_
 from cinderlite.api.rest import Blueprint, Page
-from cinderlite.api.schema import VIEW, ActionBody, Bool, Computed, Id, Name, Schema, StrictBody, Time, versioned
+from cinderlite.api.schema import VIEW, ActionBody, Bool, Computed, Id, Name, Schema, StrictBody, Time, Word, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import group_snapshots, groups
@@ -207,20 +206,10 @@ class Delete(ActionBody):
     delete_volumes = Bool(data_key="delete-volumes")
 
 
-class Status(fields.String):
-    """A status of a group or of a group snapshot, in letters of either case."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
-        text = str(super()._deserialize(value, attr, data, **kwargs)).lower()
-        if text not in STATUSES:
-            raise marshmallow.ValidationError(f"valid statuses are: {', '.join(STATUSES)}")
-        return text
-
-
 class ResetStatus(ActionBody):
     """The status to set."""
 
-    status = Status(required=True)
+    status = Word(required=True, validate=validate.OneOf(STATUSES))
 
 
 class Nothing(ActionBody):

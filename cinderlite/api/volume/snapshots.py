@@ -29,6 +29,7 @@ from cinderlite.api.schema import (
     Schema,
     StrictBody,
     Time,
+    Word,
     named,
     versioned,
 )
@@ -282,7 +283,7 @@ def delete_key(ctx: Context, snapshot: models.Snapshot, key: str) -> None:
 class ResetStatus(ActionBody):
     """The status to set."""
 
-    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
+    status = Word(required=True, validate=validate.OneOf(STATUSES))
 
 
 class Report(ActionBody):

@@ -11,7 +11,7 @@ from marshmallow.exceptions import ValidationError
 from cinderlite import errors
 from cinderlite.api.microversion import Version
 from cinderlite.api.rest import Blueprint
-from cinderlite.api.schema import VIEW, ActionBody, Bool, GiB, Id, versioned
+from cinderlite.api.schema import VIEW, ActionBody, Bool, GiB, Id, Word, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import moves, types, volumes
@@ -69,9 +69,9 @@ def extend_completion(_ctx: Context, volume: models.Volume, body: dict[str, Any]
 class ResetStatus(ActionBody):
     """What to set, one thing at least."""
 
-    status = fields.String(validate=validate.OneOf(STATUSES))
-    attach_status = fields.String(validate=validate.OneOf(("attached", "detached")))
-    migration_status = fields.String(
+    status = Word(validate=validate.OneOf(STATUSES))
+    attach_status = Word(validate=validate.OneOf(("attached", "detached")))
+    migration_status = Word(
         validate=validate.OneOf(("migrating", "error", "success", "completing", "none", "starting"))
     )
 
