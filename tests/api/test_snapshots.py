@@ -393,6 +393,10 @@ def test_a_status_is_set_by_hand(client: Client, admin: Client, hypervisor: Fake
         {"colour": "red"},
     ):
         assert act(admin, volume, os__reset_status=body) == 400
+    assert act(admin, volume, os__reset_status={"status": "error", "colour": None}) == 400
+    assert act(admin, volume, os__reset_status={"status": None}) == 400
+    assert act(admin, volume, os__reset_status={"status": "Maintenance", "attach_status": None}) == 202
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "maintenance"
     answer = admin.post(f"/v3/volumes/{volume}/action", {"os-reset_status": {}})
     assert answer.json["badRequest"]["message"].startswith("Must specify 'status', 'attach_status'")
     assert act(admin, volume, os__reset_status={"status": "error", "migration_status": "migrating"}) == 202

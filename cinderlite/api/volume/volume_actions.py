@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import fields, validate, validates_schema
+from marshmallow import fields, pre_load, validate, validates_schema
 from marshmallow.exceptions import ValidationError
 
 from cinderlite import errors
@@ -74,6 +74,15 @@ class ResetStatus(ActionBody):
     migration_status = Word(
         validate=validate.OneOf(("migrating", "error", "success", "completing", "none", "starting"))
     )
+
+    @pre_load
+    def _as_meant(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        """Null says nothing, and the letters may be capitals, as in Cinder."""
+        return {
+            key: value.lower() if isinstance(value, str) else value
+            for key, value in data.items()
+            if value is not None or key not in self.fields
+        }
 
     @validates_schema
     def _something(self, data: dict[str, Any], **_kwargs: Any) -> None:
