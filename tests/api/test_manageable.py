@@ -24,6 +24,20 @@ def listed(admin: Client, query: str = "", kind: str = "volumes") -> list[dict[s
     return found
 
 
+def test_either_a_host_or_a_cluster_is_named(admin: Client, cluster: FakeCluster) -> None:
+    cluster.create("theirs", GIB)
+    host, ref = "testhost@ceph%23ceph", {"source-name": "theirs"}
+    for version, query, status in (
+        ("3.16", f"host={host}&cluster=c", 200), ("3.17", f"host={host}&cluster=c", 400), ("3.17", "cluster=c", 404),
+        ("3.16", "cluster=c", 400), ("3.17", "", 400),
+    ):  # fmt: skip
+        assert admin.at(version).get(f"/v3/manageable_volumes?{query}").status_code == status, (version, query)
+    both = {"host": "testhost@ceph#ceph", "cluster": "c", "ref": ref}
+    assert admin.at("3.16").post("/v3/manageable_volumes", {"volume": both}).status_code == 400
+    assert admin.at("3.16").post("/v3/manageable_volumes", {"volume": {**both, "host": None}}).status_code == 404
+    assert admin.at("3.16").post("/v3/manageable_volumes", {"volume": {**both, "cluster": None}}).status_code == 202
+
+
 def test_an_image_becomes_a_volume_and_an_image_again(admin: Client, cluster: FakeCluster) -> None:
     cluster.create("theirs", 2 * GIB - 1)
     cluster.data[cluster.info("theirs").id] = "kept"

@@ -11,8 +11,9 @@ from marshmallow import fields
 
 from cinderlite import errors
 from cinderlite.api import paging
+from cinderlite.api.microversion import Version
 from cinderlite.api.rest import Blueprint
-from cinderlite.api.schema import Body, Bool, Id, Metadata, Name, named, versioned
+from cinderlite.api.schema import VIEW, Body, Bool, Id, Metadata, Name, named, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.api.volume.snapshots import SnapshotWritten
 from cinderlite.api.volume.volumes import VolumeWritten
@@ -23,6 +24,8 @@ from cinderlite.db import models
 
 bp = Blueprint("manageable", SERVICE, "Images and snapshots that are in the pool already.")
 
+#: Since when the lists hear of clusters.
+CLUSTERS = Version(3, 17)
 #: Takes those names out of a list that were asked for.
 Page = Callable[[list[str]], list[str]]
 
@@ -35,8 +38,8 @@ class VolumeManage(Body):
 
     envelope = "volume", ""
 
-    host = fields.String()
-    cluster = versioned(fields.String(), since="3.16")
+    host = fields.String(allow_none=True)
+    cluster = versioned(fields.String(allow_none=True), since="3.16")
     ref = fields.Raw(required=True)
     name = Name()
     description = Name()
@@ -60,10 +63,10 @@ class SnapshotManage(Body):
 
 def _where(ctx: Context, given: Mapping[str, Any]) -> Backend:
     """The back end that a body or a query names by its host; there are no clusters here."""
+    if bool(given.get("cluster")) == bool(given.get("host")):
+        raise errors.InvalidInput("One and only one of cluster and host must be set.")
     if given.get("cluster"):
         raise errors.ServiceNotFound(given["cluster"])
-    if not given.get("host"):
-        raise errors.BadRequest("One and only one of 'host' and 'cluster' must be set.")
     return manage.backend(ctx, given["host"])
 
 
@@ -152,7 +155,7 @@ def _listed(
 ) -> list[Candidate]:
     """One page: by name only what is on it is looked at, by size all of it has to be."""
     key, down = _order(query)
-    where = _where(ctx, query)
+    where = _where(ctx, query if VIEW.get().version >= CLUSTERS else {**query, "cluster": ""})
 
     def page(names: list[str]) -> list[str]:
         ordered = sorted(names, reverse=down)
