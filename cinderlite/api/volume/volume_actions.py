@@ -76,13 +76,9 @@ class ResetStatus(ActionBody):
     )
 
     @pre_load
-    def _as_meant(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """Null says nothing, and the letters may be capitals, as in Cinder."""
-        return {
-            key: value.lower() if isinstance(value, str) else value
-            for key, value in data.items()
-            if value is not None or key not in self.fields
-        }
+    def _without_nulls(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        """Null says nothing, as in Cinder."""
+        return {key: value for key, value in data.items() if value is not None or key not in self.fields}
 
     @validates_schema
     def _something(self, data: dict[str, Any], **_kwargs: Any) -> None:
