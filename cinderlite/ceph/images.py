@@ -242,8 +242,16 @@ def roll_back(ioctx: Any, name: str, snap: str) -> None:
         raise errors.ImageNotFound(f"{name}@{snap}") from error
 
 
+#: Noted at an image that has all that it moved with, until nothing is left of the move.
+_MOVED = "cinderlite_moved"
+
+
 def move(source: Any, target: Any, name: str) -> None:
-    """Move an image to another pool by live migration: prepare, copy, commit, each if it is what comes next."""
+    """Move an image to another pool by live migration: prepare, copy, commit, each if it is what comes next.
+
+    A client killed while it prepares or commits leaves an image in the target that is in no migration. Only the note
+    tells whether that has the data; without it, and with a source that was put aside, the source is brought back.
+    """
     import rbd
 
     state = _migration(target, name)
@@ -251,6 +259,10 @@ def move(source: Any, target: Any, name: str) -> None:
         rbd.RBD().migration_abort(target, name)
         state = None
     if state is None:
+        if _is_moved(target, name):
+            _finish_move(source, target, name)
+            return
+        _bring_back(source, target, name)
         try:
             rbd.RBD().migration_prepare(source, name, target, name)
         except rbd.ImageNotFound:
@@ -260,7 +272,65 @@ def move(source: Any, target: Any, name: str) -> None:
             rbd.RBD().migration_prepare(source, name, target, name)
     if state != rbd.RBD_IMAGE_MIGRATION_STATE_EXECUTED:
         rbd.RBD().migration_execute(target, name, on_progress=_go_on)
+    with rbd.Image(target, name) as image:
+        image.metadata_set(_MOVED, "yes")
     rbd.RBD().migration_commit(target, name)
+    _finish_move(source, target, name)
+
+
+def _is_moved(target: Any, name: str) -> bool:
+    import rbd
+
+    try:
+        with rbd.Image(target, name, read_only=True) as image:
+            return _MOVED in dict(image.metadata_list())
+    except rbd.ImageNotFound:
+        return False
+
+
+def _finish_move(source: Any, target: Any, name: str) -> None:
+    """Remove what a cut-off commit left of the source, then the note."""
+    import rbd
+
+    image_id = _put_aside(source, name)
+    if image_id is not None:
+        # librbd 16 refuses to remove what its own commit had begun to. The move is done all the same: the rest stays in
+        # the trash as a migration's, which costs space and nothing else.
+        with contextlib.suppress(rbd.ReadOnlyImage):
+            rbd.RBD().trash_remove(source, image_id, force=True)
+    with rbd.Image(target, name) as image, contextlib.suppress(KeyError, rbd.ImageNotFound):
+        image.metadata_remove(_MOVED)
+
+
+def _put_aside(source: Any, name: str) -> str | None:
+    """The id of an image that a migration took the name from."""
+    found = [one.id for one in rbd_trash.entries(source) if one.source == rbd_trash.BY_MIGRATION and one.name == name]
+    return found[-1] if found else None
+
+
+def _bring_back(source: Any, target: Any, name: str) -> None:
+    """Give the source of a migration that was never prepared its name again; what is in the target holds nothing."""
+    import rados
+    import rbd
+
+    if _migration(source, name) is not None:
+        rbd.RBD().migration_abort(source, name)
+        return
+    image_id = _put_aside(source, name)
+    if image_id is None:
+        return
+    _clear(target, name, None)
+
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(4, "little") + value.encode()
+
+    source.write_full(f"rbd_id.{name}", text(image_id))
+    with rados.WriteOpCtx() as change:
+        source.set_omap(change, (f"name_{name}", f"id_{image_id}"), (text(image_id), text(name)))
+        source.operate_write_op(change, "rbd_directory")
+    with rados.WriteOpCtx() as change:
+        source.remove_omap_keys(change, (f"id_{image_id}",))
+        source.operate_write_op(change, "rbd_trash")
 
 
 def _made_whole(source: Any, name: str) -> bool:

@@ -21,8 +21,8 @@ _PAGE = 1000
 _HEAD = struct.Struct("<BBIBI")
 #: Seconds and nanoseconds of the move.
 _MOMENT = struct.Struct("<II")
-#: Somebody moved it there; other numbers are librbd's own doings (mirroring, migration).
-BY_USER = 0
+#: Somebody moved it there, or a live migration put the source aside; other numbers are librbd's own doings, too.
+BY_USER, BY_MIGRATION = 0, 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
