@@ -244,6 +244,8 @@ def roll_back(ioctx: Any, name: str, snap: str) -> None:
 
 #: Noted at an image that has all that it moved with, until nothing is left of the move.
 _MOVED = "cinderlite_moved"
+#: With these a broken-off copy is gone on with later, by this process or another; with others it is taken back.
+_GOES_ON = errno.ECANCELED, errno.ETIMEDOUT, errno.ESHUTDOWN, errno.ENOTCONN
 
 
 def move(source: Any, target: Any, name: str) -> None:
@@ -251,55 +253,79 @@ def move(source: Any, target: Any, name: str) -> None:
 
     A client killed while it prepares or commits leaves an image in the target that is in no migration. Only the note
     tells whether that has the data; without it, and with a source that was put aside, the source is brought back.
+    Raises CephUnavailable while a dead client still holds what it left.
     """
     import rbd
 
-    state = _migration(target, name)
+    state = _migration(source, name)
     if state in (rbd.RBD_IMAGE_MIGRATION_STATE_PREPARING, rbd.RBD_IMAGE_MIGRATION_STATE_ABORTING):
-        rbd.RBD().migration_abort(target, name)
+        with contextlib.suppress(rbd.ImageNotFound, rbd.InvalidArgument):  # An abort was cut off, too.
+            rbd.RBD().migration_abort(target, name)
         state = None
     if state is None:
-        if _is_moved(target, name):
+        if _is_noted(target, name):
             _finish_move(source, target, name)
             return
         _bring_back(source, target, name)
-        try:
-            rbd.RBD().migration_prepare(source, name, target, name)
-        except rbd.ImageNotFound:
-            if not _made_whole(source, name):
-                with rbd.Image(target, name, read_only=True):  # Moved already; raises ImageNotFound if it is nowhere.
-                    return
-            rbd.RBD().migration_prepare(source, name, target, name)
+        if not _prepare(source, target, name):
+            return
     if state != rbd.RBD_IMAGE_MIGRATION_STATE_EXECUTED:
-        rbd.RBD().migration_execute(target, name, on_progress=_go_on)
+        try:
+            rbd.RBD().migration_execute(target, name, on_progress=_go_on)
+        except rbd.OSError as error:
+            if error.errno not in _GOES_ON:
+                rbd.RBD().migration_abort(target, name)
+            raise
     with rbd.Image(target, name) as image:
         image.metadata_set(_MOVED, "yes")
     rbd.RBD().migration_commit(target, name)
     _finish_move(source, target, name)
 
 
-def _is_moved(target: Any, name: str) -> bool:
+def _prepare(source: Any, target: Any, name: str) -> bool:
+    """Begin the migration of an image; False if it was moved already. Raises rbd.ImageNotFound if it is nowhere."""
     import rbd
 
     try:
-        with rbd.Image(target, name, read_only=True) as image:
+        with rbd.Image(source, name, read_only=True) as image:
+            image_id = image.id()
+        _end_migration(source, image_id)  # The last step of an abort.
+        _forget_note(source, name)  # Of an earlier move: it would go along and speak for this one.
+        rbd.RBD().migration_prepare(source, name, target, name)
+    except rbd.ImageNotFound:
+        if not _made_whole(source, name):
+            with rbd.Image(target, name, read_only=True):
+                return False
+        rbd.RBD().migration_prepare(source, name, target, name)
+    return True
+
+
+def _is_noted(ioctx: Any, name: str) -> bool:
+    import rbd
+
+    try:
+        with rbd.Image(ioctx, name, read_only=True) as image:
             return _MOVED in dict(image.metadata_list())
     except rbd.ImageNotFound:
         return False
 
 
-def _finish_move(source: Any, target: Any, name: str) -> None:
-    """Remove what a cut-off commit left of the source, then the note."""
+def _forget_note(ioctx: Any, name: str) -> None:
     import rbd
 
+    if _is_noted(ioctx, name):
+        with rbd.Image(ioctx, name) as image:
+            image.metadata_remove(_MOVED)
+
+
+def _finish_move(source: Any, target: Any, name: str) -> None:
+    """Remove what a cut-off commit left of the source, then the note."""
     image_id = _put_aside(source, name)
     if image_id is not None:
-        # librbd 16 refuses to remove what its own commit had begun to. The move is done all the same: the rest stays in
-        # the trash as a migration's, which costs space and nothing else.
-        with contextlib.suppress(rbd.ReadOnlyImage):
-            rbd.RBD().trash_remove(source, image_id, force=True)
-    with rbd.Image(target, name) as image, contextlib.suppress(KeyError, rbd.ImageNotFound):
-        image.metadata_remove(_MOVED)
+        _end_migration(source, image_id)
+        if not purge(source, image_id, _all_snapshots(source, image_id)):
+            raise errors.CephUnavailable(f"a dead client still holds what is left of {name} where it was")
+    _forget_note(target, name)
 
 
 def _put_aside(source: Any, name: str) -> str | None:
@@ -309,17 +335,21 @@ def _put_aside(source: Any, name: str) -> str | None:
 
 
 def _bring_back(source: Any, target: Any, name: str) -> None:
-    """Give the source of a migration that was never prepared its name again; what is in the target holds nothing."""
+    """Give the source of a migration that was never prepared its name again; what is in the target holds nothing.
+
+    `migration_abort` would do that, but it does not take an image for one in migration before both sides are marked.
+    """
     import rados
     import rbd
 
-    if _migration(source, name) is not None:
-        rbd.RBD().migration_abort(source, name)
-        return
     image_id = _put_aside(source, name)
     if image_id is None:
         return
-    _clear(target, name, None)
+    _end_migration(source, image_id)
+    with rbd.Image(source, image_id=image_id, read_only=True) as image:  # The data are there: else nothing may go.
+        if list(image.watchers_list()):
+            raise errors.CephUnavailable(f"a dead client still holds {name}, which it was moving to another pool")
+    _remove_begun(target, name)
 
     def text(value: str) -> bytes:
         return len(value).to_bytes(4, "little") + value.encode()
@@ -330,7 +360,48 @@ def _bring_back(source: Any, target: Any, name: str) -> None:
         source.operate_write_op(change, "rbd_directory")
     with rados.WriteOpCtx() as change:
         source.remove_omap_keys(change, (f"id_{image_id}",))
-        source.operate_write_op(change, "rbd_trash")
+        source.operate_write_op(change, rbd_trash.OBJECT)
+
+
+def _remove_begun(target: Any, name: str) -> None:
+    """Remove an image in the target that has none of its data yet, but maybe its snapshots. It need not be there."""
+    import rbd
+
+    held = errors.CephUnavailable(f"a dead client still holds what it made of {name} in the other pool")
+    try:
+        with contextlib.suppress(rbd.ImageNotFound):
+            if info(target, name, frozenset()).watchers:
+                raise held
+            with rbd.Image(target, name) as image:
+                for snap in [str(snap["name"]) for snap in image.list_snaps()]:
+                    _remove_snapshot(image, snap)
+        _clear(target, name, None)
+    except rbd.ImageBusy as error:
+        raise held from error
+
+
+def _end_migration(ioctx: Any, image_id: str) -> None:
+    """Take the mark of a migration from an image, which nobody may write to while it has that."""
+    import rados
+
+    # Not marked yet, or its header is gone already.
+    with contextlib.suppress(rados.ObjectNotFound, rados.InvalidArgumentError):
+        ioctx.stat(_header(image_id))
+        ioctx.execute(_header(image_id), "rbd", "migration_remove", b"")
+
+
+def _header(image_id: str) -> str:
+    return f"rbd_header.{image_id}"
+
+
+def _all_snapshots(ioctx: Any, image_id: str) -> list[str]:
+    import rbd
+
+    try:
+        with rbd.Image(ioctx, image_id=image_id, read_only=True) as image:
+            return [str(snap["name"]) for snap in image.list_snaps()]
+    except rbd.ImageNotFound:
+        return []
 
 
 def _made_whole(source: Any, name: str) -> bool:
@@ -348,12 +419,25 @@ def _made_whole(source: Any, name: str) -> bool:
     return True
 
 
-def _migration(target: Any, name: str) -> int | None:
-    """How far the migration to an image is; None if there is none."""
+def _migration(source: Any, name: str) -> int | None:
+    """How far the migration of an image is; None if there is none.
+
+    Asked at the source, which is the first to be marked and the last to be unmarked. Two traps of librbd: to open the
+    target by its name spins for ever after a client died that was preparing the migration, and to ask for a source
+    whose header is gone already is a segmentation fault (both seen with 16.2).
+    """
+    import rados
     import rbd
 
+    image_id = _put_aside(source, name)
+    if image_id is None:
+        return None
     try:
-        return int(rbd.RBD().migration_status(target, name)["state"])
+        source.stat(_header(image_id))
+    except rados.ObjectNotFound:
+        return None
+    try:
+        return int(rbd.RBD().migration_status(source, name)["state"])
     except (rbd.ImageNotFound, rbd.InvalidArgument):
         return None
 

@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-_OBJECT = "rbd_trash"
+#: The object in which the list is kept.
+OBJECT = "rbd_trash"
 _PREFIX = "id_"
 _PAGE = 1000
 #: Version, oldest reader and length of what follows, who moved it there, length of its former name.
@@ -51,7 +52,7 @@ def _entries(ioctx: Any) -> Iterator[Entry]:
     while page:
         with rados.ReadOpCtx() as operation:
             found, _ = ioctx.get_omap_vals(operation, after, _PREFIX, _PAGE)
-            ioctx.operate_read_op(operation, _OBJECT)
+            ioctx.operate_read_op(operation, OBJECT)
             page = list(found)
         for key, value in page:
             after = key
