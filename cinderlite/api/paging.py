@@ -22,6 +22,7 @@ from cinderlite import errors
 from cinderlite.api.microversion import Version, Window, window
 from cinderlite.api.rest import Page
 from cinderlite.api.schema import VIEW
+from cinderlite.context import Context
 
 #: Query keys that are never filters.
 RESERVED = frozenset({"limit", "marker", "offset", "sort", "sort_key", "sort_dir", "all_tenants", "with_count"})
@@ -132,30 +133,28 @@ def moments(column: Any, key: str) -> Build:
     return build
 
 
+def everybody(ctx: Context, query: Mapping[str, str]) -> bool:
+    """Whether an administrator asks for every project's rows; from others the wish is ignored. Raises BadRequest."""
+    return ctx.is_admin and flag(query, "all_tenants")
+
+
 def page(
-    session: Session,
-    listing: Listing,
-    base: Select[Any],
-    query: Mapping[str, str],
-    *,
-    version: Version,
-    is_admin: bool,
-    most: int,
-    options: Sequence[Any] = (),
+    ctx: Context, listing: Listing, base: Select[Any], query: Mapping[str, str], *, options: Sequence[Any] = ()
 ) -> Page:
-    """The page of `base` that `query` asks for."""
-    chosen = base.where(*_conditions(listing, query, version, is_admin=is_admin))
+    """The page of `base` that `query` asks for, at most `osapi_max_limit` rows, read with `options`."""
+    version, most = VIEW.get().version, ctx.settings.max_page
+    chosen = base.where(*_conditions(listing, query, version, is_admin=ctx.is_admin))
     order = _order(listing, query)
     limit = min(number(query, "limit") if "limit" in query else most, most)  # type: ignore[type-var]
+    paged = chosen.order_by(*(key.desc() if down else key.asc() for key, down in order)).limit(limit)
+    paged = paged.offset(number(query, "offset") or 0).options(*options)
     count = None
-    if version >= COUNT_SINCE and flag(query, "with_count"):
-        count = session.scalar(select(func.count()).select_from(chosen.with_only_columns(listing.id).subquery()))
-    paged = chosen
-    if query.get("marker"):
-        paged = paged.where(_after(session, listing, base, order, query["marker"]))
-    paged = paged.order_by(*(key.desc() if down else key.asc() for key, down in order)).limit(limit)
-    paged = paged.offset(number(query, "offset") or 0)
-    items = list(session.scalars(paged.options(*options)).unique()) if limit else []
+    with ctx.world.db.read() as session:
+        if version >= COUNT_SINCE and flag(query, "with_count"):
+            count = session.scalar(select(func.count()).select_from(chosen.with_only_columns(listing.id).subquery()))
+        if query.get("marker"):
+            paged = paged.where(_after(session, listing, base, order, query["marker"]))
+        items = list(session.scalars(paged).unique()) if limit else []
     full = bool(items) and len(items) == limit
     return Page(items, {"marker": items[-1].id, "limit": str(limit)} if full else None, count)
 

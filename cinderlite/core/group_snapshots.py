@@ -132,12 +132,18 @@ def _refuse_several_writers(session: Session, present: Sequence[models.Volume]) 
         )
 
 
+def _undisturbed(world: World, row: models.GroupSnapshot) -> Sequence[models.Snapshot]:
+    """Its snapshots, after the guests of their volumes were asked; raises what that raises."""
+    with world.db.read() as session:
+        found = members(session, row.id)
+    for one in found:
+        snapshots.ask_guests(world, one.volume_id)
+    return found
+
+
 @LIFECYCLE.step("create")
 def _create(world: World, row: models.GroupSnapshot, arguments: Mapping[str, Any]) -> None:
-    with world.db.read() as session:
-        taken = members(session, row.id)
-    for one in taken:
-        snapshots.ask_guests(world, one.volume_id)
+    taken = _undisturbed(world, row)
     for one in taken:
         jobs.checkpoint()
         world.cluster(one.volume.host).snapshot(one.volume.image, one.snap)
@@ -216,10 +222,7 @@ def _nobody_copies(row: models.GroupSnapshot, present: Sequence[models.Snapshot]
 
 @LIFECYCLE.step("delete")
 def _delete(world: World, row: models.GroupSnapshot, _arguments: Mapping[str, Any]) -> None:
-    with world.db.read() as session:
-        present = members(session, row.id)
-    for one in present:
-        snapshots.ask_guests(world, one.volume_id)
+    present = _undisturbed(world, row)
     for one in present:
         jobs.checkpoint()
         world.cluster(one.volume.host).remove_snapshot(one.volume.image, one.snap)

@@ -16,10 +16,11 @@ import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.keystone import Keystone
+from lab import packages
 from lab.ceph import Ceph
 from lab.process import WITH_ITS_PARENT, LabError, free_ports, run, wait
 
@@ -121,6 +122,18 @@ class Glance:
                 start_new_session=True,
             )  # fmt: skip
         wait(self._answers, timeout=60, what=f"Glance to answer; see {self.directory}/log and out")
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, directory: pathlib.Path, ceph: Ceph | None = None) -> Iterator[Glance]:
+        """One that believes anybody, installed if need be, and stopped whatever becomes of the body."""
+        packages.ensure(PACKAGES)
+        made = cls(directory)
+        try:
+            made.start(ceph=ceph)
+            yield made
+        finally:
+            made.stop()
 
     def stop(self) -> None:
         """End the process and whatever it has started."""

@@ -7,7 +7,6 @@ packages: a method that a new release adds fails here until somebody calls it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ from typing import Any
 import pytest
 
 from backends import clients
-from backends.glance import PACKAGES, Glance
+from backends.glance import Glance
 from backends.service import PASSWORD, Service
-from lab import packages
 from lab.ceph import Ceph
 
 pytest.importorskip("openstack", reason="the extra 'glance' is not installed")
@@ -32,11 +30,7 @@ TESTS = pathlib.Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def glance(lab_directory: pathlib.Path, ceph: Ceph) -> Iterator[Glance]:
     """An image service that believes anybody."""
-    packages.ensure(PACKAGES)
-    made = Glance(lab_directory / "glance-of-clients")
-    with contextlib.ExitStack() as stack:
-        stack.callback(made.stop)
-        made.start(ceph=ceph)
+    with Glance.running(lab_directory / "glance-of-clients", ceph) as made:
         yield made
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import uuid
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from backends import glance as image_service
 from cinderlite import errors
 from cinderlite.images.glance import Glance
 from fakes_glance import FakeGlance
-from lab import packages
 
 pytest.importorskip("openstack", reason="the extra 'glance' is not installed")
 
@@ -34,11 +32,7 @@ def connected(url: str, **options: object) -> Glance:
 
 @pytest.fixture(scope="module")
 def real_service(lab_directory: pathlib.Path) -> Iterator[image_service.Glance]:
-    packages.ensure(image_service.PACKAGES)
-    made = image_service.Glance(lab_directory / "glance-of-contract")
-    with contextlib.ExitStack() as stack:
-        stack.callback(made.stop)
-        made.start()
+    with image_service.Glance.running(lab_directory / "glance-of-contract") as made:
         yield made
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -14,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from backends.glance import PACKAGES, POOL, Glance
+from backends.glance import POOL, Glance
 from backends.service import Service
-from lab import packages
 from lab.ceph import Ceph
 from lab.process import wait
 
@@ -30,11 +28,7 @@ DISK = b"begin" + os.urandom(MIB) + bytes(9 * MIB) + b"end"
 @pytest.fixture(scope="module")
 def glance(lab_directory: pathlib.Path, ceph: Ceph) -> Iterator[Glance]:
     """An image service that believes anybody; its default store is in Ceph."""
-    packages.ensure(PACKAGES)
-    made = Glance(lab_directory / "glance-of-images")
-    with contextlib.ExitStack() as stack:
-        stack.callback(made.stop)
-        made.start(ceph=ceph)
+    with Glance.running(lab_directory / "glance-of-images", ceph) as made:
         yield made
 
 

@@ -186,7 +186,7 @@ def _matching(text: str) -> Callable[[Server], bool]:
 
 def _listed(ctx: Context, query: Mapping[str, str]) -> tuple[list[Server], dict[str, str] | None]:
     """The page of servers that `query` asks for, and how to get the next."""
-    everybody = ctx.is_admin and paging.flag(query, "all_tenants")
+    everybody = paging.everybody(ctx, query)
     found = servers.visible(ctx, all_projects=everybody)
     project = query.get("project_id") or query.get("tenant_id")
     if everybody and project:

@@ -86,13 +86,8 @@ class Attachment(AttachmentRef):
 
 
 def _page(ctx: Context, query: Mapping[str, str]) -> list[models.Attachment]:
-    everybody = ctx.is_admin and paging.flag(query, "all_tenants")
-    base = attachments.visible(ctx, all_projects=everybody).order_by(None)
-    with ctx.world.db.read() as session:
-        found = paging.page(
-            session, LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page,
-        )  # fmt: skip
+    base = attachments.visible(ctx, all_projects=paging.everybody(ctx, query)).order_by(None)
+    found = paging.page(ctx, LISTING, base, query)
     return list(found.items)
 
 

@@ -15,7 +15,6 @@ from cinderlite.api.microversion import Version
 from cinderlite.api.paging import Listing, filter_
 from cinderlite.api.rest import Answer, Blueprint, Page
 from cinderlite.api.schema import (
-    VIEW,
     ActionBody,
     Body,
     Bool,
@@ -137,13 +136,8 @@ LISTING = Listing(
 
 
 def _page(ctx: Context, query: Mapping[str, str]) -> Page:
-    everybody = ctx.is_admin and paging.flag(query, "all_tenants")
-    base = backups.visible(ctx, all_projects=everybody)
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=backups.SHOWN,
-        )  # fmt: skip
+    base = backups.visible(ctx, all_projects=paging.everybody(ctx, query))
+    return paging.page(ctx, LISTING, base, query, options=backups.SHOWN)
 
 
 @bp.get("/backups", returns=(200, BackupRef), policy="backup:get_all")

@@ -10,7 +10,7 @@ from marshmallow import fields
 
 from cinderlite.api import paging
 from cinderlite.api.rest import Blueprint
-from cinderlite.api.schema import VIEW, Body, Name, Schema, Time
+from cinderlite.api.schema import Body, Name, Schema, Time
 from cinderlite.api.volume import SERVICE
 from cinderlite.api.volume import group_snapshots as api
 from cinderlite.context import Context
@@ -51,11 +51,7 @@ class CgSnapshotCreate(Body):
 def _some(ctx: Context, query: Mapping[str, str]) -> list[models.GroupSnapshot]:
     """What `offset` and `limit` leave of them; these lists have no filters and no links."""
     heard = {key: query[key] for key in ("limit", "offset") if key in query}
-    with ctx.world.db.read() as session:
-        found = paging.page(
-            session, api.LISTING, group_snapshots.visible(ctx, reserved=True), heard,
-            version=VIEW.get().version, is_admin=ctx.is_admin, most=ctx.settings.max_page,
-        )  # fmt: skip
+    found = paging.page(ctx, api.LISTING, group_snapshots.visible(ctx, reserved=True), heard)
     return list(found.items)
 
 

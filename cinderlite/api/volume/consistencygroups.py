@@ -91,13 +91,8 @@ class ConsistencyGroupDelete(Body):
 
 
 def _page(ctx: Context, query: Mapping[str, str]) -> Page:
-    everybody = ctx.is_admin and "all_tenants" in query and paging.flag(query, "all_tenants")
-    base = groups.visible(ctx, all_projects=everybody, reserved=True)
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, api.LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=groups.SHOWN,
-        )  # fmt: skip
+    base = groups.visible(ctx, all_projects=paging.everybody(ctx, query), reserved=True)
+    return paging.page(ctx, api.LISTING, base, query, options=groups.SHOWN)
 
 
 @bp.get("/consistencygroups", returns=(200, ConsistencyGroupRef), policy="group:get_all")

@@ -86,12 +86,7 @@ LISTING = Listing(
 
 def _page(ctx: Context, query: Mapping[str, str]) -> Page:
     heard = query if VIEW.get().version >= PAGED else {}
-    everybody = ctx.is_admin and "all_tenants" in heard and paging.flag(heard, "all_tenants")
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, group_snapshots.visible(ctx, all_projects=everybody), heard,
-            version=VIEW.get().version, is_admin=ctx.is_admin, most=ctx.settings.max_page,
-        )  # fmt: skip
+    return paging.page(ctx, LISTING, group_snapshots.visible(ctx, all_projects=paging.everybody(ctx, heard)), heard)
 
 
 @bp.get("/group_snapshots", returns=(200, GroupSnapshotRef), policy="group:get_all_group_snapshots", since=SINCE)

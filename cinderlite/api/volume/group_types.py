@@ -14,7 +14,7 @@ from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.paging import Listing, boolean, filter_
 from cinderlite.api.rest import Blueprint, Page
-from cinderlite.api.schema import VIEW, Bool, Computed, Label, Name, PairBody, Schema, Specs, StrictBody, versioned
+from cinderlite.api.schema import Bool, Computed, Label, Name, PairBody, Schema, Specs, StrictBody, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import group_types
@@ -104,12 +104,9 @@ def index(ctx: Context, query: Mapping[str, str]) -> Page:
     """
     heard = paging.RESERVED | ({"is_public"} if ctx.is_admin else set())
     wanted = {key: query[key] for key in query if key in heard}
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, group_types.visible(ctx), {"is_public": "True", **wanted},
-            version=VIEW.get().version, is_admin=False, most=ctx.settings.max_page,
-            options=[selectinload(_T.spec_rows)],
-        )  # fmt: skip
+    return paging.page(
+        ctx, LISTING, group_types.visible(ctx), {"is_public": "True", **wanted}, options=[selectinload(_T.spec_rows)]
+    )
 
 
 @bp.get("/group_types/default", returns=(200, GroupType), policy=None, since=SINCE)

@@ -14,7 +14,7 @@ from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.paging import Listing, filter_
 from cinderlite.api.rest import Blueprint, Page
-from cinderlite.api.schema import VIEW, ActionBody, Bool, Computed, Id, Name, Schema, StrictBody, Time, Word, versioned
+from cinderlite.api.schema import ActionBody, Bool, Computed, Id, Name, Schema, StrictBody, Time, Word, versioned
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import group_snapshots, groups
@@ -99,15 +99,14 @@ LISTING = Listing(
 
 
 def _page(ctx: Context, query: Mapping[str, str]) -> Page:
-    everybody = ctx.is_admin and "all_tenants" in query and paging.flag(query, "all_tenants")
     listed = [selectinload(_G.volumes)] if _with_volumes(query) else []
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, groups.visible(ctx, all_projects=everybody),
-            {key: text for key, text in query.items() if key != "list_volume"},
-            version=VIEW.get().version, is_admin=ctx.is_admin, most=ctx.settings.max_page,
-            options=[*groups.SHOWN, *listed],
-        )  # fmt: skip
+    return paging.page(
+        ctx,
+        LISTING,
+        groups.visible(ctx, all_projects=paging.everybody(ctx, query)),
+        {key: text for key, text in query.items() if key != "list_volume"},
+        options=[*groups.SHOWN, *listed],
+    )
 
 
 def _with_volumes(query: Mapping[str, str]) -> bool:

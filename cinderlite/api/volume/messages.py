@@ -72,11 +72,8 @@ def index(ctx: Context, query: Mapping[str, str]) -> Page:
     Takes limit, marker, offset, sort and filters by field since 3.5, and `all_tenants` from administrators.
     """
     asked = query if VIEW.get().version >= PAGED else {}
-    base = messages.visible(ctx, all_projects=ctx.is_admin and paging.flag(asked, "all_tenants"))
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, base, asked, version=VIEW.get().version, is_admin=ctx.is_admin, most=ctx.settings.max_page
-        )
+    base = messages.visible(ctx, all_projects=paging.everybody(ctx, asked))
+    return paging.page(ctx, LISTING, base, asked)
 
 
 @bp.get("/messages/<id>", returns=(200, Message), policy="message:get", since="3.3", on=messages.get)

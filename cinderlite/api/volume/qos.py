@@ -17,7 +17,7 @@ from cinderlite import errors
 from cinderlite.api import paging
 from cinderlite.api.paging import Listing, filter_
 from cinderlite.api.rest import Blueprint, Page
-from cinderlite.api.schema import VIEW, Computed, Label, Metadata, Schema, StrictBody, links
+from cinderlite.api.schema import Computed, Label, Metadata, Schema, StrictBody, links
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
 from cinderlite.core import qos
@@ -99,11 +99,7 @@ def _whole(row: models.QosSpecs) -> dict[str, Any]:
 @bp.get("/qos-specs", returns=(200, QosSpecs), policy=_RULE + "get_all")
 def index(ctx: Context, query: Mapping[str, str]) -> Page:
     """List QoS specs. Takes limit, marker, offset, sort, and the filters `id`, `name` and `consumer`."""
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, select(models.QosSpecs), query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=qos.SHOWN,
-        )  # fmt: skip
+    return paging.page(ctx, LISTING, select(models.QosSpecs), query, options=qos.SHOWN)
 
 
 @bp.post("/qos-specs", body=QosCreate, policy=_RULE + "create")

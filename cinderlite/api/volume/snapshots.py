@@ -145,13 +145,8 @@ LISTING = Listing(
 
 
 def _page(ctx: Context, query: Mapping[str, str]) -> Page:
-    everybody = ctx.is_admin and "all_tenants" in query and paging.flag(query, "all_tenants")
-    base = snapshots.visible(ctx, all_projects=everybody)
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=[selectinload(_S.metadata_rows)],
-        )  # fmt: skip
+    base = snapshots.visible(ctx, all_projects=paging.everybody(ctx, query))
+    return paging.page(ctx, LISTING, base, query, options=[selectinload(_S.metadata_rows)])
 
 
 @bp.get("/snapshots", returns=(200, SnapshotWritten), policy="volume:get_all_snapshots")

@@ -123,14 +123,9 @@ LISTING = Listing(
 
 def _page(ctx: Context, query: Mapping[str, str], *, paged: bool) -> Page:
     """A page of the list; of old it is in the order of creation, whatever is asked."""
-    everybody = ctx.is_admin and "all_tenants" in query and paging.flag(query, "all_tenants")
     if not paged:
         query = {key: text for key, text in query.items() if not key.startswith("sort")} | {"sort": "created_at:asc"}
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, transfers.visible(ctx, all_projects=everybody), query, version=VIEW.get().version,
-            is_admin=ctx.is_admin, most=ctx.settings.max_page,
-        )  # fmt: skip
+    return paging.page(ctx, LISTING, transfers.visible(ctx, all_projects=paging.everybody(ctx, query)), query)
 
 
 def _create(ctx: Context, body: Mapping[str, Any], *, encrypted: bool) -> tuple[models.Transfer, str]:

@@ -145,11 +145,7 @@ def index(ctx: Context, query: Mapping[str, str]) -> Page:
     where `none` means all of them.
     """
     base = types.visible(ctx, public=is_public(query) if ctx.is_admin else None)
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=types.SHOWN,
-        )  # fmt: skip
+    return paging.page(ctx, LISTING, base, query, options=types.SHOWN)
 
 
 @bp.post("/types", body=TypeCreate, returns=(200, VolumeTypeCreated), policy="volume_extension:type_create")

@@ -315,18 +315,9 @@ LISTING = Listing(
 )  # fmt: skip
 
 
-def _everybody(ctx: Context, query: Mapping[str, str]) -> bool:
-    """Whether the list spans all projects; from others than administrators the wish is ignored, as Cinder does."""
-    return ctx.is_admin and "all_tenants" in query and paging.flag(query, "all_tenants")
-
-
 def _page(ctx: Context, query: Mapping[str, str], options: Any) -> Page:
-    base = volumes.visible(ctx, all_projects=_everybody(ctx, query))
-    with ctx.world.db.read() as session:
-        return paging.page(
-            session, LISTING, base, query, version=VIEW.get().version, is_admin=ctx.is_admin,
-            most=ctx.settings.max_page, options=options,
-        )  # fmt: skip
+    base = volumes.visible(ctx, all_projects=paging.everybody(ctx, query))
+    return paging.page(ctx, LISTING, base, query, options=options)
 
 
 @bp.get("/volumes", returns=(200, VolumeRef), policy="volume:get_all")
@@ -358,7 +349,7 @@ class Summary(Schema):
 @bp.get("/volumes/summary", returns=(200, Summary), policy="volume:get_all", since="3.12")
 def summary(ctx: Context, query: Mapping[str, str]) -> tuple[int, int, dict[str, list[str]]]:
     """Count the volumes and add up their sizes; since 3.36 with every value of every metadata key."""
-    return volumes.summary(ctx, all_projects=_everybody(ctx, query))
+    return volumes.summary(ctx, all_projects=paging.everybody(ctx, query))
 
 
 @bp.get("/volumes/<id>", returns=(200, Volume), policy="volume:get", on=volumes.get)
