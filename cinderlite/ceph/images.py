@@ -287,9 +287,10 @@ def _prepare(source: Any, target: Any, name: str) -> bool:
     import rbd
 
     try:
-        with rbd.Image(source, name, read_only=True) as image:
-            image_id = image.id()
-        _end_migration(source, image_id)  # The last step of an abort.
+        found = info(source, name, frozenset())
+        if found.watchers:
+            raise errors.ImageBusy(name, ", ".join(found.watchers))
+        _end_migration(source, found.id)  # The last step of an abort.
         _forget_note(source, name)  # Of an earlier move: it would go along and speak for this one.
         rbd.RBD().migration_prepare(source, name, target, name)
     except rbd.ImageNotFound:

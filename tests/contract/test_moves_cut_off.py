@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 import uuid
 from collections.abc import Callable, Iterator
@@ -239,3 +240,16 @@ def test_a_move_that_cannot_be_done_is_taken_back(ceph: Ceph, real_cluster: Clus
     check(source, name)
     assert name not in rbd.RBD().list(target)
     assert name not in [former for _, former in real_cluster.trashed()]
+
+
+def test_an_image_in_use_stays_where_it_is(real_cluster: Cluster, pools: tuple[Any, Any]) -> None:
+    import rbd
+
+    source, target = pools
+    name = make(real_cluster)
+    with rbd.Image(source, name) as held:
+        [address] = [str(one["addr"]) for one in held.watchers_list()]
+        with pytest.raises(errors.ImageBusy, match=re.escape(address)):
+            real_cluster.move(name, TARGET)
+    check(source, name)
+    assert name not in rbd.RBD().list(target)
