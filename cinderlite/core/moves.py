@@ -103,6 +103,8 @@ def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
     if target not in _same_cluster(ctx.world, where):
         raise errors.InvalidInput(f"{target.pool} is in another Ceph cluster than {where.pool}.")
     with ctx.world.db.write() as session:
+        if target.name in services.closed(session, ctx.world):
+            raise errors.InvalidHost(host)
         current = volumes.lock(session, volume.id)
         _refuse_held(session, current)
         owner = volumes.LIFECYCLE.begin(

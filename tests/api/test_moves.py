@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cinderlite.context import World
+from cinderlite.core import services
 from cinderlite.db import models
 from conftest import PROJECT, Client, cluster_of
 
@@ -95,6 +96,17 @@ def test_an_administrator_moves_a_volume(admin: Client, client: Client, world: W
     found = admin.get(f"/v3/volumes/{volume}").json["volume"]
     assert (found["status"], found["os-vol-host-attr:host"], found["os-vol-mig-status-attr:migstat"]) == (
         "available", FAST, "success")  # fmt: skip
+
+
+@two
+def test_nothing_is_moved_to_a_disabled_back_end(admin: Client, world: World) -> None:
+    services.beat(world)
+    volume = admin.volume()["id"]
+    named = {"binary": "cinder-volume", "host": "testhost@fast"}
+    assert admin.put("/v3/os-services/disable", named).status_code == 200
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 400
+    assert admin.put("/v3/os-services/enable", named).status_code == 200
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
 
 
 @two
