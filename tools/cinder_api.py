@@ -262,12 +262,17 @@ DIFFERS: dict[str, str] = {
     "waits for a compute service",
     "POST /volumes/{id}/action os-migrate_volume": "its snapshots go along, which Cinder refuses; a volume in use is "
     "a 400, since Ceph moves only what nobody has open",
+    "POST /volumes/{id}/action os-retype": "one in use is not moved to another pool",
     "DELETE /volumes/{id}": "also one in `error_deleting`, to try again",
     "DELETE /snapshots/{id}": "also one in `error_deleting`, to try again",
     "POST /snapshots/{id}/action os-force_delete": "also one that belongs to a group snapshot, unless its data are in "
     "a snapshot of several images",
     "DELETE /backups/{id}": "also the one that others are incremental to, and one that is still being made: every "
     "backup stands for itself, whatever `has_dependent_backups` says",
+    "POST /backups/{id}/restore": "into a new volume: the backup stays `available`, so that several can be restored at "
+    "a time, and the volume has the type that the backed-up one has and no description of its own",
+    "POST /backups/{id}/action os-reset_status": "400 while work on it is under way, which ends by itself",
+    "POST /groups/{id}/action reset_status": "400 while work on it is under way, which ends by itself",
     "GET /backups/{id}/export_record": "a record that cinderlite reads; Cinder's are in a form of their own",
     "GET /clusters": "always empty: any process serves every volume, so there is nothing to cluster; "
     "a cluster that is named is a 404",
