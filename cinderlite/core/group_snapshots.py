@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors, jobs
 from cinderlite.context import Context, World
-from cinderlite.core import group_types, groups, messages, quotas, snapshots, states, volumes
+from cinderlite.core import group_types, groups, messages, quotas, services, snapshots, states, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -191,9 +191,10 @@ def _is_late(world: World, row: models.GroupSnapshot, one: models.Snapshot) -> b
 
 
 def delete(ctx: Context, row: models.GroupSnapshot) -> None:
-    """Delete a group snapshot and all that it consists of. Raises InvalidGroupSnapshot."""
+    """Delete a group snapshot and all that it consists of. Raises InvalidGroupSnapshot, InvalidInput on a frozen one."""
     with ctx.world.db.write() as session:
         for one in (present := members(session, row.id)):
+            services.refuse_frozen(session, one.volume.host)
             volumes.lock(session, one.volume_id)
         ready = all(one.status in snapshots.DELETABLE and not one.busy for one in present)
         owner = None

@@ -13,7 +13,7 @@ import sqlalchemy
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import group_snapshots
+from cinderlite.core import group_snapshots, services
 from cinderlite.db import models
 from conftest import Client, cluster_of, settle
 from fakes_cluster import FakeCluster
@@ -449,6 +449,17 @@ def test_a_delete_that_is_killed_is_finished(
     assert client.at("3.14").get(f"/v3/group_snapshots/{snapshot}").status_code == 404
     assert parts(client, snapshot) == {}
     assert held(cluster) == set()
+
+
+def test_nothing_comes_or_goes_on_a_frozen_back_end(client: Client, admin: Client, world: World) -> None:
+    group, _ = new_group(client)
+    snapshot = take(client, group)
+    services.beat(world)
+    assert admin.put("/v3/os-services/freeze", {"host": "testhost@ceph"}).status_code == 200
+    assert post(client, group).status_code == 400
+    assert client.at("3.14").delete(f"/v3/group_snapshots/{snapshot}").status_code == 400
+    assert status(client, snapshot) == "available"
+    assert {one["status"] for one in parts(client, snapshot).values()} == {"available"}
 
 
 def test_what_fails_shows_it_and_can_be_deleted(

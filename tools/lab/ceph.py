@@ -53,8 +53,9 @@ bluestore block size = {block_size}
 osd memory target = 939524096
 {extra}
 """
-#: A real cluster's monitors propose once a second; a test suite would spend its time waiting for that.
-_FAST_PAXOS = "paxos propose interval = 0.05\npaxos min wait = 0.01"
+#: A real cluster's monitors propose once a second, and its OSDs give up a dead client's watch after 30 s; a test suite
+#: would spend its time waiting for that.
+_IMPATIENT = "paxos propose interval = 0.05\npaxos min wait = 0.01\nosd client watch timeout = 15"
 
 
 class Ceph:
@@ -286,7 +287,7 @@ class Ceph:
         self.directory.mkdir(parents=True, mode=0o700)
         port = self._port or free_ports(2)
         fsid = str(uuid.uuid4())
-        extra = _FAST_PAXOS if self._fast else ""
+        extra = _IMPATIENT if self._fast else ""
         self.conf.write_text(
             _CONF.format(
                 fsid=fsid, port=port, port1=port + 1, dir=self.directory, block_size=self._size * 2**30, extra=extra
