@@ -191,7 +191,7 @@ def _is_late(world: World, row: models.GroupSnapshot, one: models.Snapshot) -> b
 
 
 def delete(ctx: Context, row: models.GroupSnapshot) -> None:
-    """Delete a group snapshot and all that it consists of. Raises InvalidGroupSnapshot, InvalidInput on a frozen one."""
+    """Delete a group snapshot and all that is in it. Raises InvalidGroupSnapshot, InvalidInput on a frozen back end."""
     with ctx.world.db.write() as session:
         for one in (present := members(session, row.id)):
             services.refuse_frozen(session, one.volume.host)
