@@ -33,10 +33,13 @@ from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, ImageCache, Settings, World
 from cinderlite.core import group_types, reconcile, types
+from cinderlite.core.keys import OwnKeys
 from cinderlite.db.session import Database
 from cinderlite.guests.qmp import QmpHypervisor
 from cinderlite.images import Converter, Glance, Images
 from cinderlite.jobs import Jobs
+from cinderlite.keys import KeyStore, master
+from cinderlite.keys.castellan import CastellanKeys
 
 LOG = logging.getLogger(__name__)
 
@@ -70,9 +73,10 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
 
 def real_world(conf: cfg.ConfigOpts) -> World:
     """The world as configured. Call it after the fork: nothing in it survives one."""
+    db = Database(config.database_url(conf), conf.database.timeout, conf.api_threads)
     return World(
         settings=settings(conf),
-        db=Database(config.database_url(conf), conf.database.timeout, conf.api_threads),
+        db=db,
         backends={name: backend(conf, name, _cluster(conf[name])) for name in conf.enabled_backends},
         guests=QmpHypervisor(
             pathlib.Path(conf.guests.qmp_socket_directory),
@@ -85,7 +89,19 @@ def real_world(conf: cfg.ConfigOpts) -> World:
         jobs=Jobs(conf.job_threads),
         backup_cluster=_backup_cluster(conf),
         images=images(conf),
+        keys=keys(conf, db),
     )
+
+
+def keys(conf: cfg.ConfigOpts, db: Database) -> KeyStore | None:
+    """Where the keys of encrypted volumes are. Raises CinderliteError with what is wrong with the configuration."""
+    if conf.encryption.key_store == "database":
+        return OwnKeys(db, master.read(pathlib.Path(conf.encryption.key_file)))
+    if conf.encryption.key_store == "none":
+        return None
+    if importlib.util.find_spec("castellan") is None:
+        raise errors.CinderliteError("key_store = castellan needs the extra 'castellan'")
+    return CastellanKeys(conf, db.write)
 
 
 def images(conf: cfg.ConfigOpts) -> Images | None:

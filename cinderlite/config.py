@@ -226,6 +226,26 @@ GLANCE = [
     cfg.IntOpt("timeout", default=60, min=1, help="Seconds to wait for a connection, and for the next byte."),
 ]
 
+ENCRYPTION: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "key_store",
+        default="none",
+        choices=[
+            ("none", "There are no encrypted volumes."),
+            ("database", "In the database of the service, wrapped by the key in key_file."),
+            ("castellan", "Where the sections of castellan, such as [key_manager] and [barbican] or [vault], say."),
+        ],
+        help="Where the keys of encrypted volumes are kept.",
+    ),
+    cfg.StrOpt(
+        "key_file",
+        default="/etc/cinderlite/keys",
+        help="File of the key that wraps those in the database, which are lost with it: 64 hexadecimal digits, such as "
+        "`openssl rand -hex 32` makes. It must have mode 0600 and be the same on every host. Of several lines the "
+        "first wraps, and any unwraps.",
+    ),
+]
+
 DATABASE = [
     cfg.StrOpt(
         "connection",
@@ -297,6 +317,7 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     return [
         ("DEFAULT", API + SERVICE + IMAGES),
         ("glance", GLANCE),
+        ("encryption", ENCRYPTION),
         ("database", DATABASE),
         ("ceph", BACKEND),
         ("guests", GUESTS),

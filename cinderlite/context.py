@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cinderlite.ceph.cluster import Cluster
     from cinderlite.guests import Hypervisor
     from cinderlite.images import Images
+    from cinderlite.keys import KeyStore
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ class World:
     backup_cluster: Cluster | None = None
     #: None: there is no image service.
     images: Images | None = None
+    #: None: no volume can be encrypted.
+    keys: KeyStore | None = None
     #: What each back end was last seen to hold, by its name.
     room: dict[str, Room] = dataclasses.field(default_factory=dict)
     #: Set to make the reconciler look now rather than at its next turn.

@@ -36,6 +36,7 @@ The tree (class, status)::
     │   ├── VolumeTypeExists, VolumeTypeAccessExists, QosSpecsExists
     │   ├── NoFreePlace                   the server has no room for another disk
     │   ├── GroupTypeExists
+    │   ├── KeyNotFound                   nothing opens the encrypted volume any more
     │   ├── AttachmentInUse               a live device stands behind the Cinder attachment
     │   └── GuestRefused                  QEMU said no
     ├── PreconditionFailed          412
@@ -55,6 +56,7 @@ The tree (class, status)::
         ├── BackendMissing                a back end that this process is not configured for
         ├── ServiceDisabled               an administrator closed the back end
         ├── BackupServiceMissing          no backup pool is configured
+        ├── KeyStoreUnavailable           the keys of encrypted volumes cannot be had
         ├── MembersBusy                   volumes of a group are still on their way
         ├── Superseded                    the work's lease was lost: somebody else does it now
         └── DatabaseUnavailable
@@ -339,6 +341,10 @@ class GroupTypeExists(Conflict):
     template = "Group Type {0} already exists."
 
 
+class KeyNotFound(Conflict):
+    template = "There is no encryption key {0}."
+
+
 class AttachmentInUse(Conflict):
     template = "ConflictNovaUsingAttachment: Detach volume from instance {0} using the Compute API"
 
@@ -439,6 +445,10 @@ class BackendMissing(Unavailable):
 
 class BackupServiceMissing(Unavailable):
     template = "Service cinder-backup could not be found."
+
+
+class KeyStoreUnavailable(Unavailable):
+    template = "The keys of encrypted volumes cannot be had: {0}"
 
 
 class MembersBusy(Unavailable):

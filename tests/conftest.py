@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,8 +27,10 @@ from cinderlite import app as composition
 from cinderlite import config
 from cinderlite.context import Context, World
 from cinderlite.core import group_types, reconcile, types
+from cinderlite.core.keys import OwnKeys
 from cinderlite.db.session import Database
 from cinderlite.jobs import Jobs
+from cinderlite.keys.master import MasterKey
 from fakes_cluster import FakeCluster
 from fakes_glance import FakeGlance
 from fakes_hypervisor import FakeHypervisor
@@ -106,7 +109,8 @@ def world(conf: cfg.ConfigOpts, databases: Databases, database: Database, reques
     backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
     vault = FakeCluster(pool="backups")
     images = composition.images(conf)
-    made = World(settings, database, backends, FakeHypervisor(), Jobs(0), vault, images)
+    keys = OwnKeys(database, MasterKey([os.urandom(32)]))
+    made = World(settings, database, backends, FakeHypervisor(), Jobs(0), vault, images, keys)
     types.ensure_default(made)
     group_types.ensure_reserved(made)
     return made

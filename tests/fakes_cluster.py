@@ -97,6 +97,13 @@ class FakeCluster(Cluster):
 
         self._do(name, step)
 
+    def write_head(self, name: str, data: bytes) -> None:
+        def step() -> None:
+            self._look(name)
+            FakeOpenImage(self, name, None).write(0, data)
+
+        self._do(name, step)
+
     def info(self, name: str) -> ImageInfo:
         info: ImageInfo = self._do(name, lambda: self._look(name))
         return info

@@ -33,6 +33,8 @@ class FakeGuest:
         self.sizes: dict[str, int] = {}
         self._kinds: dict[str, str] = {}
         self.missing_images: set[str] = set()
+        #: image → what opens it, None for a plain one
+        self.locked_images: dict[str, str | None] = {}
 
     @property
     def server(self) -> Server:
@@ -50,6 +52,8 @@ class FakeGuest:
                 raise disks.no_free_place()
             if disk.image in self.missing_images:
                 raise errors.GuestRefused(f"error reading header from {disk.image}: No such file or directory")
+            if self.locked_images.get(disk.image, disk.passphrase) != disk.passphrase:
+                raise errors.GuestRefused("Invalid password, cannot unlock any keyslot")
             self.held[disk.volume_id] = disk
             self._kinds[disk.volume_id] = kind
         return disks.name(self._kinds[disk.volume_id], taken, 0)

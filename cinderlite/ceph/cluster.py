@@ -341,6 +341,10 @@ class Cluster:
         """Make an empty image unless it is there already. Raises ImageExists if it is, with another size."""
         self._call("create", lambda c: images.create(c.ioctx, name, size_bytes), name)
 
+    def write_head(self, name: str, data: bytes) -> None:
+        """Write what an image begins with, all of it or nothing: at most one object. Raises ImageNotFound."""
+        self._call("write_head", lambda c: images.write_head(c.ioctx, name, data), name)
+
     def info(self, name: str) -> ImageInfo:
         """Look at an image without opening it for writing. Raises ImageNotFound."""
         info: ImageInfo = self._call("info", lambda c: images.info(c.ioctx, name, self._ourselves()), name)

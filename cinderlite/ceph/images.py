@@ -55,6 +55,15 @@ def create(ioctx: Any, name: str, size_bytes: int) -> None:
             raise errors.ImageExists(name) from None
 
 
+def write_head(ioctx: Any, name: str, data: bytes) -> None:
+    """Write what an image begins with; within one object that is one operation of an OSD."""
+    import rbd
+
+    with rbd.Image(ioctx, name) as image:
+        image.write(data, 0)
+        image.flush()
+
+
 def info(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> ImageInfo:
     """Read id, size and foreign watchers with one read-only open."""
     import rbd

@@ -20,6 +20,7 @@ from gunicorn.app.base import BaseApplication
 from oslo_config import cfg
 
 from cinderlite import config, errors
+from cinderlite.keys import master
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -86,6 +87,8 @@ def check(conf: cfg.ConfigOpts) -> None:
             f"auth_strategy = noauth makes everybody an administrator, so it does not listen on "
             f"{conf.osapi_volume_listen}; set osapi_volume_listen = 127.0.0.1, or noauth_allow_remote = true"
         )
+    if conf.encryption.key_store == "database":
+        master.read(pathlib.Path(conf.encryption.key_file))
 
 
 def _share_metrics(conf: cfg.ConfigOpts) -> None:

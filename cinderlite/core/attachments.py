@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import holders, messages, servers, states, volumes
+from cinderlite.core import encryption, holders, messages, servers, states, volumes
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 from cinderlite.guests import Guest, RbdDisk, Server
@@ -179,6 +179,7 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
             key=cluster.key(),
             read_only=attachment.mode == "ro",
             shared=volume.multiattach,
+            passphrase=encryption.passphrase(world, volume),
         ),
         taken,
     )

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Context, World
-from cinderlite.core import messages, quotas, snapshots, states, vault, volumes
+from cinderlite.core import encryption, messages, quotas, snapshots, states, vault, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -128,7 +128,6 @@ def create(
             availability_zone=ctx.settings.availability_zone,
             host=ctx.settings.host,
             data_timestamp=moment,
-            encryption_key_id=current.encryption_key_id,
             metadata_rows=[models.BackupMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
         )
         backup.details = {
@@ -197,6 +196,8 @@ def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) 
     with world.db.read() as session:
         volume = session.get_one(models.Volume, backup.volume_id)
         parent = session.get(models.Backup, backup.parent_id) if backup.parent_id else None
+    if volume.encryption_key_id is not None:
+        encryption.give_key(world, backup, volume.encryption_key_id)
     source, snap = world.cluster(volume.host), backup.details["snap"]
     own = backup.snapshot_id is None
     if own and not vault.holds(cluster(world), backup.details["chain"], backup.id):
@@ -289,6 +290,8 @@ def restore(ctx: Context, backup: models.Backup, *, volume_id: str | None, name:
     volume = volumes.get(ctx, volume_id)
     cluster(ctx.world).check()
     ctx.world.cluster(volume.host).check()
+    if not encryption.have_one_secret(ctx.world, volume, backup):
+        raise errors.InvalidInput("The volume's key does not open the backup; restore it into a new volume.")
     with ctx.world.db.write() as session:
         current = volumes.lock(session, volume_id)
         if current.status != "available" or current.busy:
@@ -359,7 +362,7 @@ def _fill(world: World, volume: models.Volume, source: Mapping[str, Any]) -> Non
         backup = session.get(models.Backup, source["id"])
     if backup is None:
         raise errors.BackupNotFound(source["id"])
-    world.cluster(volume.host).create(volume.image, volume.size * volumes.GIB)
+    world.cluster(volume.host).create(volume.image, encryption.image_bytes(volume))
     _write_over(world, backup, volume, None)
 
 
@@ -421,6 +424,7 @@ def _delete(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) 
         snapshots.ask_guests(world, volume.id)
         world.cluster(volume.host).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
     vault.remove(cluster(world), backup.details["chain"], backup.stored_as, last=last)
+    encryption.forget_key(world, backup)
 
 
 # -- how it ends

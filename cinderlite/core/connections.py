@@ -45,7 +45,7 @@ def data(world: World, volume_id: str, mode: str | None) -> dict[str, Any]:
         "keyring": None,
         "qos_specs": limits,
         "access_mode": "ro" if volume.readonly else mode or "rw",
-        "encrypted": volume.encryption_key_id is not None,
+        "encrypted": volume.encrypted,
         "cacheable": not volume.multiattach
         and types.extra_specs(volume.volume_type).get("cacheable", "").lower() == "<is> true",
     }

@@ -23,10 +23,11 @@ from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster, OpenImage
 from cinderlite.ceph.data import CHUNK_BYTES
 from cinderlite.context import Context, World
-from cinderlite.core import image_cache, volumes
+from cinderlite.core import encryption, image_cache, volumes
 from cinderlite.core.volumes import GIB, Origin
 from cinderlite.db import models
 from cinderlite.images import Image, Images, Location, formats
+from cinderlite.keys import luks
 
 LOG = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _refuse_conversion(images: Images, image_id: str, disk_format: str) -> None:
 
 def _refuse_encrypted(volume: models.Volume) -> None:
     """Raise InvalidVolume for a volume whose bytes say nothing without a key, which is not ours to hand on."""
-    if volume.encryption_key_id is not None:
+    if volume.encrypted:
         raise errors.InvalidVolume(f"Volume {volume.id} is encrypted; it can neither be an image nor become one.")
 
 
@@ -157,6 +158,7 @@ def _origin(ctx: Context, session: Session, found: Found) -> Origin:
         image_metadata=_metadata(found.image),
         volume_type_id=found.image.fields.get("cinder_img_volume_type"),
         verb="create" if found.at_once or len(cached) == len(ctx.world.backends) else "download",
+        verb_to_encrypt="download",
         arguments={
             "id": found.image.id,
             "parent": dataclasses.asdict(found.parent) if found.parent else None,
@@ -167,6 +169,11 @@ def _origin(ctx: Context, session: Session, found: Found) -> Origin:
 
 def _fill(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
     cluster = world.cluster(volume.host)
+    if volume.encrypted:  # What others have of the image is plain, and what this one gets is its own.
+        cluster.create(volume.image, encryption.image_bytes(volume))
+        _show_downloading(world, volume)
+        _copy(world, volume, arguments["id"])
+        return
     parent = arguments["parent"]
     if parent is not None and cluster.fsid() == parent["fsid"]:
         cluster.clone_elsewhere(parent["pool"], parent["image"], parent["snap"], volume.image, volume.size * GIB)
@@ -198,18 +205,33 @@ def _copy(world: World, volume: models.Volume, image_id: str) -> tuple[Image, in
     images = service(world)
     intent: Mapping[str, Any] = volume.intent or {}
     asker, size = intent["request_id"], volume.size * GIB
+    start = encryption.header(world, volume)
     with _patience(images, intent):
         image = images.glance.show(asker, image_id)
         _refuse_unusable(images, image)
         with contextlib.ExitStack() as stack:
             data = _watched(stack.enter_context(contextlib.closing(images.glance.download(asker, image))))
-            if image.disk_format in formats.RAW:
+            if start is not None:
+                pieces = formats.allocated(stack.enter_context(_encrypted(images, image, data, size, start)))
+            elif image.disk_format in formats.RAW:
                 pieces = formats.numbered(data)
             else:
                 file = stack.enter_context(images.converter.raw(image.id, image.disk_format, data, size))
                 pieces = formats.allocated(file)
-            end = _write(world.cluster(volume.host), volume.image, pieces, image, size)
+            end = _write(world.cluster(volume.host), volume.image, pieces, image, encryption.image_bytes(volume))
     return image, end
+
+
+@contextlib.contextmanager
+def _encrypted(
+    images: Images, image: Image, data: Iterable[bytes], size: int, start: tuple[bytes, str]
+) -> Iterator[IO[bytes]]:
+    """A file with what an encrypted volume holds of an image. Zeros are encrypted too: the guest is to read zeros."""
+    (header, passphrase), tool = start, images.converter
+    is_raw = image.disk_format in formats.RAW
+    plain = tool.plain(image.id, data, size) if is_raw else tool.raw(image.id, image.disk_format, data, size)
+    with plain as disk, tool.encrypted(image.id, disk, header, luks.DATA_OFFSET, passphrase) as file:
+        yield file
 
 
 def _watched(data: Iterable[bytes]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import quotas, services, snapshots, types, volumes
+from cinderlite.core import encryption, quotas, services, snapshots, types, volumes
 from cinderlite.db import models
 
 #: The only key of a reference: the name of the image or of the RBD snapshot.
@@ -90,7 +90,7 @@ def volume(
         services.refuse_closed(session, ctx.world, where.name)
         if _owners(session, [name], where):
             raise errors.InvalidInput(f"image {name} is a volume already")
-        kind = types.for_new_volume(ctx, session, volume_type)
+        kind = types.for_new_volume(ctx, session, volume_type, may_encrypt=False)
         quotas.admit_volume(session, ctx.settings, ctx.project_id, kind, size)
         made = models.Volume(
             id=models.new_id(),
@@ -206,7 +206,7 @@ def snapshot(
     there = {one.name: one.size_bytes for one in ctx.world.cluster(volume.host).snapshots(volume.image)}
     if name not in there:
         raise errors.InvalidInput(f"volume {volume.id} has no snapshot {name}")
-    size = _gib(there[name])
+    size = _gib(there[name] - encryption.header_bytes(volume))
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
         current = volumes.lock(session, volume.id)
@@ -288,5 +288,7 @@ def snapshot_candidates(ctx: Context, where: Backend) -> list[Candidate]:
         for snap in there:
             owner = owners.get((one.id, snap.name))
             reason = "already managed" if owner else "kept for its next backup" if snap.name in kept else None
-            found.append(Candidate(snap.name, _gib(snap.size_bytes), reason, owner, one.image))
+            found.append(
+                Candidate(snap.name, _gib(snap.size_bytes - encryption.header_bytes(one)), reason, owner, one.image)
+            )
     return sorted(found, key=lambda candidate: candidate.name)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import placement, pools, quotas, services, types, volumes
+from cinderlite.core import encryption, placement, pools, quotas, services, types, volumes
 from cinderlite.db import models
 
 NEVER, ON_DEMAND = "never", "on-demand"
@@ -89,8 +89,12 @@ def _refuse_impossible(session: Session, volume: models.Volume, kind: models.Vol
             raise errors.InvalidInput("Retyping a volume from or to multi-attach needs it to be available.")
         if present.qos_specs_id != kind.qos_specs_id:
             raise errors.InvalidInput("Retyping a volume in use to a type with other QoS specs is not possible.")
-    if types.is_encrypted(session, present) != types.is_encrypted(session, kind):
-        raise errors.InvalidInput("Retyping a volume to or from a type with encryption is not possible.")
+    if not encryption.is_alike(session, present.id, kind.id):
+        raise errors.InvalidInput(
+            "Retyping a volume to or from a type with encryption, or with another one, is not possible."
+        )
+    if volume.encrypted and types.is_multiattach(kind):
+        raise errors.InvalidInput("Multiattach cannot be used with an encrypted volume.")
 
 
 def migrate(ctx: Context, volume: models.Volume, host: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import copies, image_metadata, messages, quotas, services, states, volumes
+from cinderlite.core import copies, encryption, image_metadata, messages, quotas, services, states, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -285,7 +285,7 @@ def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str
         if snapshot is None:
             raise errors.SnapshotNotFound(source["id"])
         parent = session.get_one(models.Volume, snapshot.volume_id)
-    cluster, size = world.cluster(volume.host), volume.size * volumes.GIB
+    cluster, size = world.cluster(volume.host), encryption.image_bytes(volume)
     if snapshot.group_snap is None:
         cluster.clone(parent.image, snapshot.snap, volume.image, size)
     else:
@@ -304,7 +304,7 @@ def _from_volume(ctx: Context, session: Session, volume_id: str) -> volumes.Orig
 
 def _fill_from_volume(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
     ask_guests(world, source["id"])
-    world.cluster(volume.host).copy(f"volume-{source['id']}", volume.image, volume.size * volumes.GIB)
+    world.cluster(volume.host).copy(f"volume-{source['id']}", volume.image, encryption.image_bytes(volume))
 
 
 volumes.SOURCES["snapshot_id"] = volumes.Source(_from_snapshot, _fill_from_snapshot)

@@ -96,11 +96,13 @@ def _own_default(ctx: Context) -> Select[str]:
     return select(table.volume_type_id).where(table.project_id == ctx.project_id)
 
 
-def for_new_volume(ctx: Context, session: Session, name_or_id: str | None) -> models.VolumeType:
+def for_new_volume(
+    ctx: Context, session: Session, name_or_id: str | None, *, may_encrypt: bool = True
+) -> models.VolumeType:
     """The type of a volume about to be made, with its extra specs; the default one if none is named.
 
     It cannot be deleted or mean something else before the transaction ends. Raises VolumeTypeNotFound,
-    DefaultTypeMissing, InvalidInput for one whose volumes are to be encrypted: nothing here would do that.
+    DefaultTypeMissing, InvalidInput for one whose volumes are encrypted unless `may_encrypt`.
     """
     kind = _hold(session, visible(ctx).where(_called(name_or_id) if name_or_id else _default(ctx)), name_or_id)
     if kind is None:
@@ -109,8 +111,8 @@ def for_new_volume(ctx: Context, session: Session, name_or_id: str | None) -> mo
             raise errors.DefaultTypeMissing(ctx.settings.default_volume_type)
         raise errors.VolumeTypeNotFound(wanted)
     found, encrypted = kind
-    if encrypted:
-        raise errors.InvalidInput(f"Volumes of type {found.name} are to be encrypted, which this service cannot do.")
+    if encrypted and not may_encrypt:
+        raise errors.InvalidInput(f"Volumes of type {found.name} are encrypted, and this one is not.")
     return found
 
 
@@ -157,12 +159,6 @@ def extra_specs(kind: models.VolumeType) -> dict[str, str]:
 def is_multiattach(kind: models.VolumeType) -> bool:
     """Whether several servers may hold a volume of a type that was loaded with its extra specs."""
     return extra_specs(kind).get("multiattach", "").strip().lower() == "<is> true"
-
-
-def is_encrypted(session: Session, kind: models.VolumeType) -> bool:
-    """Whether volumes of a type are encrypted."""
-    table = models.TypeEncryption
-    return session.scalar(select(table.id).where(table.volume_type_id == kind.id)) is not None
 
 
 # -- by administrators

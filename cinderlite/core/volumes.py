@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import copies, messages, placement, pools, quotas, services, states, types, vault
+from cinderlite.core import copies, encryption, messages, placement, pools, quotas, services, states, types, vault
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
-GIB = 1024**3
+GIB = encryption.GIB
 #: Values of migration_status of a volume that is not on its way.
 _AT_REST = ("deleting", "error", "success")
 
@@ -92,6 +92,8 @@ class Origin:
     encryption_key_id: str | None = None
     #: "create" if the image is made at once, "fill" if data are moved for it, "download" if they come from an image.
     verb: str = "create"
+    #: The same for a volume that is encrypted though its source is not; None if that cannot be.
+    verb_to_encrypt: str | None = None
     #: Further columns of the new row, and what the step must know.
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -176,7 +178,6 @@ def begin(
         volume_type=plan.kind,
         multiattach=types.is_multiattach(plan.kind),
         bootable=origin.bootable,
-        encryption_key_id=origin.encryption_key_id,
         metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
         image_metadata_rows=[
             models.ImageMetadata(key=key, value=value) for key, value in origin.image_metadata.items()
@@ -186,7 +187,7 @@ def begin(
         group=plan.group,
         **(dict(origin.columns) | columns),
     )
-    arguments: dict[str, Any] = {"unplaced": plan.unfit} if plan.unfit else {}
+    arguments: dict[str, Any] = plan.encryption | ({"unplaced": plan.unfit} if plan.unfit else {})
     if source is not None:
         arguments["source"] = {"kind": source[0], "id": source[1], **origin.arguments}
     owner = LIFECYCLE.start(volume, origin.verb, ctx.settings.lease, ctx.request_id, **arguments)
@@ -238,6 +239,8 @@ class _Plan:
     #: Why no back end can take it: then the volume fails as soon as it is accepted.
     unfit: str | None
     group: models.Group | None
+    #: What the intent says of its encryption.
+    encryption: dict[str, Any]
 
 
 def _plan(ctx: Context, session: Session, wanted: Wanted, dead: Dead) -> _Plan:
@@ -258,6 +261,10 @@ def _plan(ctx: Context, session: Session, wanted: Wanted, dead: Dead) -> _Plan:
     kind = types.for_new_volume(ctx, session, wanted.volume_type or origin.volume_type_id)
     if types.is_multiattach(kind) and not wanted.may_share:
         raise errors.Forbidden(types.SHARING)
+    can_be = wanted.source is None or origin.verb_to_encrypt is not None
+    encrypted = encryption.plan(ctx, session, kind, origin.encryption_key_id, origin.volume_type_id, anew=can_be)
+    if encrypted and origin.encryption_key_id is None:
+        origin = dataclasses.replace(origin, verb=origin.verb_to_encrypt or origin.verb)
     group = _group(ctx, session, wanted, kind)
     near = origin.host or (group.host if group else None)
     backend, zone, unfit = placement.choose(
@@ -277,7 +284,7 @@ def _plan(ctx: Context, session: Session, wanted: Wanted, dead: Dead) -> _Plan:
         )
     if group is not None and backend.pool != group.host:
         raise errors.InvalidInput(f"The source is on {backend.pool}, and group {group.id} is on {group.host}.")
-    return _Plan(size, origin, kind, zone, backend, unfit, group)
+    return _Plan(size, origin, kind, zone, backend, unfit, group, encrypted)
 
 
 def _group(ctx: Context, session: Session, wanted: Wanted, kind: models.VolumeType) -> models.Group | None:
@@ -308,10 +315,15 @@ def _group(ctx: Context, session: Session, wanted: Wanted, kind: models.VolumeTy
 def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if "unplaced" in arguments:
         raise errors.NoBackend(arguments["unplaced"])
-    source = arguments.get("source")
+    source, encrypted = arguments.get("source"), arguments.get("encryption")
+    if encrypted is not None:
+        encryption.give_key(world, volume, encrypted["like"])
     if source is not None:
         return SOURCES[source["kind"]].fill(world, volume, source)
-    world.cluster(volume.host).create(volume.image, volume.size * GIB)
+    world.cluster(volume.host).create(volume.image, encryption.image_bytes(volume))
+    header = encryption.header(world, volume)
+    if header is not None:
+        world.cluster(volume.host).write_head(volume.image, header[0])
     return None
 
 
@@ -409,6 +421,7 @@ def backup_snaps(session: Session, volume_ids: Sequence[str]) -> list[str]:
 @LIFECYCLE.step("delete")
 def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     image_id = world.cluster(volume.host).trash(volume.image)
+    encryption.forget_key(world, volume)
     if image_id is None:
         return {}
     return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}
@@ -494,7 +507,7 @@ def extend(ctx: Context, volume: models.Volume, size: int, *, in_use: bool) -> N
 @LIFECYCLE.step("extend")
 def _extend(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     size = arguments["size"] * GIB
-    world.cluster(volume.host).grow(volume.image, size)
+    world.cluster(volume.host).grow(volume.image, encryption.image_bytes(volume, arguments["size"]))
     with world.db.read() as session:
         held = select(models.Attachment.server_id).where(
             models.Attachment.volume_id == volume.id, models.Attachment.managed, models.Attachment.status == "attached"

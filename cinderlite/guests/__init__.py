@@ -57,6 +57,8 @@ class RbdDisk:
     read_only: bool = False
     #: Whether other guests may hold it at the same time.
     shared: bool = False
+    #: What opens it, if it is encrypted (LUKS1); the guest sees plain data.
+    passphrase: str | None = dataclasses.field(default=None, repr=False)
 
 
 class Guest(Protocol):

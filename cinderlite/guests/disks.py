@@ -2,8 +2,9 @@
 """Pure: which QMP commands make an RBD image a disk, which undo them, where a disk finds room, what it is called.
 
 Nothing here talks to QEMU; `qmp` sends what is made here. Every name follows from the volume's id, so that a retry, a
-detach and a recovery after a crash find the same things. The nodes from top to bottom: device → throttle filter → rbd.
-The filter is always there, without limits at first: it cannot be slipped under a running device later.
+detach and a recovery after a crash find the same things. The nodes from top to bottom: device → throttle filter →
+(what decrypts, if the volume is encrypted) → rbd. The filter is always there, without limits at first: it cannot be
+slipped under a running device later.
 
 What a newcomer gets wrong: "the next port" is not the next *free* port, see `places`; and the device name is a guess
 of what the guest's kernel will say, see `name`: the serial number is what holds.
@@ -70,6 +71,11 @@ def top_node(volume_id: str) -> str:
     return f"t{short(volume_id)}"
 
 
+def luks_node(volume_id: str) -> str:
+    """The node that decrypts, between the two."""
+    return f"l{short(volume_id)}"
+
+
 def group(volume_id: str) -> str:
     """The throttle group of the filter."""
     return f"g{short(volume_id)}"
@@ -78,6 +84,11 @@ def group(volume_id: str) -> str:
 def secret(volume_id: str) -> str:
     """The object that holds the cephx key while the image is being opened."""
     return f"s{short(volume_id)}"
+
+
+def passphrase(volume_id: str) -> str:
+    """The object that holds what decrypts the volume while that is being opened."""
+    return f"p{short(volume_id)}"
 
 
 def volume_of(node: str) -> str:
@@ -115,6 +126,11 @@ def open_image(disk: RbdDisk) -> Iterator[Command]:
     if disk.key is not None:
         # Whoever reaches the monitor could read the key from the object; the open node does not need it any more.
         yield Command("object-del", {"id": secret(volume)})
+    if disk.passphrase is not None:
+        held = {"qom-type": "secret", "id": passphrase(volume), "format": "raw", "data": disk.passphrase}
+        yield Command("object-add", held, ("object-del", {"id": passphrase(volume)}))
+        yield Command("blockdev-add", _luks(disk), ("blockdev-del", {"node-name": luks_node(volume)}))
+        yield Command("object-del", {"id": passphrase(volume)})
     yield Command(
         "object-add", {"qom-type": "throttle-group", "id": group(volume)}, ("object-del", {"id": group(volume)})
     )
@@ -134,9 +150,11 @@ def resize(volume_id: str, size_bytes: int) -> Command:
 def detach(volume_id: str) -> Iterator[Command]:
     """The commands that remove what is left of a disk whose device is gone; each may find nothing."""
     yield Command("blockdev-del", {"node-name": top_node(volume_id)})
+    yield Command("blockdev-del", {"node-name": luks_node(volume_id)})
     yield Command("blockdev-del", {"node-name": rbd_node(volume_id)})
     yield Command("object-del", {"id": group(volume_id)})
     yield Command("object-del", {"id": secret(volume_id)})
+    yield Command("object-del", {"id": passphrase(volume_id)})
 
 
 def _cache() -> dict[str, bool]:
@@ -161,12 +179,23 @@ def _rbd(disk: RbdDisk) -> dict[str, Any]:
     return node
 
 
+def _luks(disk: RbdDisk) -> dict[str, Any]:
+    return {
+        "driver": "luks",
+        "node-name": luks_node(disk.volume_id),
+        "key-secret": passphrase(disk.volume_id),
+        "file": rbd_node(disk.volume_id),
+        "cache": _cache(),
+        "read-only": disk.read_only,
+    }
+
+
 def _throttle(disk: RbdDisk) -> dict[str, Any]:
     return {
         "driver": "throttle",
         "node-name": top_node(disk.volume_id),
         "throttle-group": group(disk.volume_id),
-        "file": rbd_node(disk.volume_id),
+        "file": (rbd_node if disk.passphrase is None else luks_node)(disk.volume_id),
         "discard": "unmap",
         "cache": _cache(),
         "read-only": disk.read_only,

@@ -46,6 +46,7 @@ _HEAD = 2**20
 #: took more address space than there is.
 _ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 _STACK = 2**20
+_SECTOR = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +68,40 @@ class Converter:
             with self._file() as target:
                 self._convert(image_id, (source, CONVERTED[disk_format][0]), (target, "raw"), most)
                 yield target
+
+    @contextlib.contextmanager
+    def plain(self, image_id: str, data: Iterable[bytes], most: int) -> Iterator[IO[bytes]]:
+        """A file with the disk of an image that is raw already, of at most `most` bytes. Raises ImageUnacceptable."""
+        with self._file() as file:
+            with _no_space(image_id):
+                for part in data:
+                    jobs.checkpoint()
+                    file.write(part)
+                    if file.tell() > most:
+                        raise errors.ImageUnacceptable(image_id, "it is larger than the volume")
+                file.flush()
+            refuse_disguised(image_id, os.pread(file.fileno(), _HEAD, 0))
+            yield file
+
+    @contextlib.contextmanager
+    def encrypted(
+        self, image_id: str, disk: IO[bytes], header: bytes, begin: int, passphrase: str
+    ) -> Iterator[IO[bytes]]:
+        """A file with a LUKS `header`, and behind its `begin` bytes what it makes of the disk in another file."""
+        size = -(-os.fstat(disk.fileno()).st_size // _SECTOR) * _SECTOR
+        with self._file() as target, os.fdopen(os.memfd_create("passphrase"), "wb") as secret:
+            secret.write(passphrase.encode())
+            secret.flush()
+            with _no_space(image_id):
+                target.write(header)
+                target.truncate(begin + size)
+                target.flush()
+            words = [
+                "convert", "-n", "--object", f"secret,id=opens,file={_path(secret)}", "--target-image-opts",
+                "-f", "raw", _path(disk), f"driver=luks,key-secret=opens,file.filename={_path(target)}",
+            ]  # fmt: skip
+            self._qemu(image_id, words, [disk, target, secret], 1 + size // 2**30, begin + size)
+            yield target
 
     @contextlib.contextmanager
     def of_raw(

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from cinderlite import errors, jobs
 from cinderlite.context import World
-from cinderlite.core import image_cache, images, volumes
+from cinderlite.core import encryption, image_cache, images, volumes
 from cinderlite.db import models
 from conftest import OTHER, PROJECT, Client, _client, cluster_of, settle
 from fakes_cluster import FakeCluster
@@ -33,7 +33,7 @@ SMALL = 2**24
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What passes for a GiB here: nobody learns more from sending a real one to and fro."""
-    for module in (volumes, images, image_cache):
+    for module in (encryption, volumes, images, image_cache):
         monkeypatch.setattr(module, "GIB", SMALL)
 
 

@@ -40,6 +40,16 @@ def test_write_read_zero(cluster: Cluster, name: str) -> None:
         assert image.read(CHUNK_BYTES - 2, 2) == b"ab"
 
 
+def test_what_an_image_begins_with(cluster: Cluster, name: str) -> None:
+    for word in (b"first" * 1000, b"again" * 1000):
+        cluster.write_head(name, word)
+        with cluster.opened(name) as image:
+            assert image.read(0, 5001) == word + b"\0"
+            assert image.chunks() == [0]
+    with pytest.raises(errors.ImageNotFound):
+        cluster.write_head("none", b"x")
+
+
 def test_what_changed_since_a_snapshot(cluster: Cluster, name: str) -> None:
     with cluster.opened(name, write=True) as image:
         image.write(0, b"one")

@@ -6,14 +6,16 @@ from __future__ import annotations
 import abc
 import dataclasses
 import pathlib
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from cinderlite import errors
-from cinderlite.guests import Guest, Hypervisor, RbdDisk
+from cinderlite.guests import Guest, Hypervisor, RbdDisk, disks
 from cinderlite.guests.qmp import QmpHypervisor
+from cinderlite.keys import luks
 from fakes_hypervisor import FakeGuest, FakeHypervisor
 from lab.ceph import Ceph
 from lab.guest import Guest as LabGuest
@@ -30,8 +32,8 @@ class Lab(abc.ABC):
         """A running VM; returns its id."""
 
     @abc.abstractmethod
-    def disk(self, *, exists: bool = True) -> RbdDisk:
-        """An image of its own, or the description of one that does not exist."""
+    def disk(self, *, exists: bool = True, passphrase: str | None = None) -> RbdDisk:
+        """An image of its own, encrypted if there is a passphrase, or the description of one that does not exist."""
 
     @abc.abstractmethod
     def pause(self, server_id: str, paused: bool) -> None:
@@ -57,6 +59,7 @@ class FakeLab(Lab):
         self.fake = FakeHypervisor()
         self.hypervisor = self.fake
         self.missing: set[str] = set()
+        self.locked: dict[str, str | None] = {}
 
     def _guest(self, server_id: str) -> FakeGuest:
         return self.fake.find(server_id)
@@ -64,13 +67,16 @@ class FakeLab(Lab):
     def vm(self, *, ports: int = 2, scsi: bool = False) -> str:
         server = self.fake.add_server("vm", "demo", ports=ports, scsi=scsi)
         self._guest(server.id).missing_images = self.missing
+        self._guest(server.id).locked_images = self.locked
         return server.id
 
-    def disk(self, *, exists: bool = True) -> RbdDisk:
+    def disk(self, *, exists: bool = True, passphrase: str | None = None) -> RbdDisk:
         volume = str(uuid.uuid4())
         if not exists:
             self.missing.add(f"volume-{volume}")
-        return RbdDisk(volume, "volumes", f"volume-{volume}", [("127.0.0.1", 6789)], "cinderlite", "a2V5")
+        self.locked[f"volume-{volume}"] = passphrase
+        disk = RbdDisk(volume, "volumes", f"volume-{volume}", [("127.0.0.1", 6789)], "cinderlite", "a2V5")
+        return dataclasses.replace(disk, passphrase=passphrase)
 
     def pause(self, server_id: str, paused: bool) -> None:
         self._guest(server_id).holds = paused
@@ -101,11 +107,18 @@ class RealLab(Lab):
         self.vms[guest.uuid] = guest
         return guest.uuid
 
-    def disk(self, *, exists: bool = True) -> RbdDisk:
+    def disk(self, *, exists: bool = True, passphrase: str | None = None) -> RbdDisk:
         volume = str(uuid.uuid4())
-        if exists:
+        if exists and passphrase is None:
             self.ceph.rbd("create", "--size", "64M", f"{self.ceph.pool}/volume-{volume}")
-        return RbdDisk(volume, self.ceph.pool, f"volume-{volume}", self.monitors, self.ceph.user, self.key)
+        elif exists:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(luks.header(str(passphrase).encode(), 64))
+                file.truncate(luks.DATA_OFFSET + 64 * 2**20)
+                file.flush()
+                self.ceph.rbd("import", file.name, f"{self.ceph.pool}/volume-{volume}")
+        disk = RbdDisk(volume, self.ceph.pool, f"volume-{volume}", self.monitors, self.ceph.user, self.key)
+        return dataclasses.replace(disk, passphrase=passphrase)
 
     def pause(self, server_id: str, paused: bool) -> None:
         if paused:
@@ -191,6 +204,28 @@ def test_a_missing_image_is_refused_and_rolled_back(lab: Lab) -> None:
     if isinstance(lab, RealLab):
         assert lab.key not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+def test_an_encrypted_disk_is_opened_by_its_passphrase_only_and_leaves_nothing(lab: Lab) -> None:
+    server_id, disk = lab.vm(), lab.disk(passphrase="0123456789abcdef" * 4)
+    before = lab.holdings(server_id)
+    guest = lab.guest(server_id)
+    with pytest.raises(errors.GuestRefused, match="Invalid password") as caught:
+        guest.attach(dataclasses.replace(disk, passphrase="f" * 64), ())
+    assert "f" * 64 not in str(caught.value)
+    assert lab.holdings(server_id) == before
+    guest.attach(disk, ())
+    held = lab.holdings(server_id)
+    guest.attach(disk, ())
+    assert lab.holdings(server_id) == held
+    if isinstance(lab, RealLab):
+        nodes = {one["node-name"]: one for one in lab.vms[server_id].qmp("query-named-block-nodes")}
+        # The header is not the guest's.
+        assert nodes[disks.top_node(disk.volume_id)]["image"]["virtual-size"] == 64 * 2**20
+        names = lab.vms[server_id].holdings()["objects"]
+        assert not {disks.secret(disk.volume_id), disks.passphrase(disk.volume_id)} & names
+    _detached(guest, disk)
+    assert lab.holdings(server_id) == before
 
 
 def test_a_guest_that_stands_still_holds_its_disk_until_it_goes_on(lab: Lab) -> None:

@@ -26,7 +26,8 @@ def play(call: Call, world: World) -> None:
     call("PUT", f"{of_type}/{made['encryption_id']}", {"encryption": {"key_size": 256}})
     call("GET", of_type)
     call("GET", f"{of_type}/cipher")
-    call("DELETE", f"{of_type}/{made['encryption_id']}")
-    volume = call("POST", "/v3/volumes", {"volume": {"size": 1}})["volume"]["id"]
+    volume = call("POST", "/v3/volumes", {"volume": {"size": 1, "volume_type": "secret"}})["volume"]["id"]
     call("GET", f"/v3/volumes/{volume}/encryption")
-    call("GET", f"/v3/volumes/{volume}/encryption/encryption_key_id")
+    call("GET", f"/v3/volumes/{volume}/encryption/cipher")
+    call("DELETE", f"/v3/volumes/{volume}")
+    call("DELETE", f"{of_type}/{made['encryption_id']}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -26,7 +27,8 @@ def peripheral(**types: str) -> list[dict[str, str]]:
 
 def test_names_fit_and_follow_from_the_id() -> None:
     names = [disks.rbd_node(VOLUME), disks.top_node(VOLUME), disks.group(VOLUME), disks.secret(VOLUME)]
-    assert len(set(names)) == 4
+    names += [disks.luks_node(VOLUME), disks.passphrase(VOLUME)]
+    assert len(set(names)) == 6
     for name in names:
         assert len(name) <= 31
         assert name[0].isalpha()
@@ -55,6 +57,23 @@ def test_the_key_travels_as_a_secret_that_goes_once_the_node_is_open() -> None:
     assert (device["drive"], device["serial"], device["addr"]) == (disks.top_node(VOLUME), VOLUME, "0x0")
     assert "a2V5" not in repr(commands)
     assert "a2V5" not in repr(DISK)
+
+
+def test_an_encrypted_disk_has_a_node_more_and_its_passphrase_goes_like_the_key() -> None:
+    disk = dataclasses.replace(DISK, passphrase="open sesame")
+    commands = list(disks.attach(disk, disks.Place("virtio-blk-pci", "port1", "0x0", "/dev/vd")))
+    plain = list(disks.attach(DISK, disks.Place("virtio-blk-pci", "port1", "0x0", "/dev/vd")))
+    assert commands[:3] == plain[:3]
+    secret, node, gone = commands[3:6]
+    assert secret.arguments["data"] == "open sesame"
+    assert (node.arguments["driver"], node.arguments["file"]) == ("luks", disks.rbd_node(VOLUME))
+    assert node.arguments["key-secret"] == secret.arguments["id"] == gone.arguments["id"]
+    assert gone.name == "object-del"
+    assert commands[7].arguments["file"] == disks.luks_node(VOLUME)
+    assert commands[8].arguments == plain[5].arguments
+    assert "sesame" not in repr([disk, commands])
+    done = [command.undo for command in commands if command.undo is not None]
+    assert {tuple(undo[1].values()) for undo in done} <= {tuple(one.arguments.values()) for one in disks.detach(VOLUME)}
 
 
 def test_what_is_undone_is_what_was_done() -> None:

@@ -12,6 +12,7 @@ import pytest
 from cinderlite import errors, jobs
 from cinderlite.images import formats
 from cinderlite.images.formats import Converter
+from cinderlite.keys import luks
 
 pytest.importorskip("oslo_utils.imageutils.format_inspector")
 
@@ -51,6 +52,29 @@ def test_a_disk_survives_both_ways(converter: Converter, name: str) -> None:
     with converter.raw("id", name, iter([data[:1000], data[1000:]]), SIZE) as file:
         assert whole(formats.allocated(file)) == DISK.ljust(SIZE, b"\0")
     assert list(converter.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("tail", [b"", b"x" * 700, bytes(5 * MIB)])
+def test_what_is_encrypted_has_the_whole_disk_with_its_zeros(
+    converter: Converter, tmp_path: pathlib.Path, tail: bytes
+) -> None:
+    header, passphrase, disk = luks.header(b"12" * 32, 64), "12" * 32, DISK + tail
+    plain = converter.plain("id", iter([disk[:1000], disk[1000:]]), SIZE)
+    with plain as file, converter.encrypted("id", file, header, luks.DATA_OFFSET, passphrase) as made:
+        stored = whole(formats.allocated(made), luks.DATA_OFFSET + SIZE)
+    assert list(converter.directory.iterdir()) == []
+    assert (stored[: len(header)], b"middle" in stored) == (header, False)
+    (tmp_path / "volume").write_bytes(stored)
+    (tmp_path / "secret").write_text(passphrase, encoding="ascii")
+    source = ["--image-opts", f"driver=luks,key-secret=s,file.filename={tmp_path / 'volume'}"]
+    qemu_img("convert", "--object", f"secret,id=s,file={tmp_path / 'secret'}", *source, "-O", "raw", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes().startswith(disk)
+
+
+def test_what_is_no_disk_or_too_big_is_not_encrypted(converter: Converter) -> None:
+    for data, most, reason in ((DISK, len(DISK) - 1, "larger"), (b"QFI\xfb\0\0\0\3" + bytes(MIB), SIZE, "qcow2")):
+        with pytest.raises(errors.ImageUnacceptable, match=reason), converter.plain("id", iter([data]), most):
+            pass
 
 
 def test_ploop_can_be_made(converter: Converter) -> None:

@@ -123,7 +123,7 @@ class VolumeWritten(VolumeRef):
     consistencygroup_id = Computed(_consistency_group)
     metadata = Computed(_metadata)
     bootable = Computed(lambda volume: "true" if volume.bootable else "false")
-    encrypted = Computed(lambda volume: volume.encryption_key_id is not None)
+    encrypted = Computed(lambda volume: volume.encrypted)
     multiattach = fields.Boolean()
     replication_status = Computed(lambda _volume: None)
     attachments = Computed(_attachments)

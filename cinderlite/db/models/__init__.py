@@ -13,6 +13,7 @@ from cinderlite.db.models.attachments import Attachment
 from cinderlite.db.models.backups import Backup, BackupMetadata
 from cinderlite.db.models.base import Base, Working, new_id, utcnow
 from cinderlite.db.models.groups import Group, GroupSnapshot, GroupType, GroupTypeSpec, GroupVolumeType
+from cinderlite.db.models.keys import EncryptionKey
 from cinderlite.db.models.services import Message, ProjectLock, Quota, QuotaClass, Service
 from cinderlite.db.models.types import (
     DefaultType,
@@ -38,6 +39,7 @@ __all__ = [
     "BackupMetadata",
     "Base",
     "DefaultType",
+    "EncryptionKey",
     "ExtraSpec",
     "Group",
     "GroupSnapshot",

@@ -68,6 +68,11 @@ class Volume(Dated, Named, Working, Base):
     )
 
     @property
+    def encrypted(self) -> bool:
+        """Whether its data are encrypted, or will be: it has a key, or is on its way to one."""
+        return self.encryption_key_id is not None or "encryption" in (self.intent or {})
+
+    @property
     def image(self) -> str:
         """Name of the RBD image: Cinder's, so that either service can take over the other's volumes."""
         return f"volume-{self.id}"
