@@ -421,14 +421,15 @@ def backup_snaps(session: Session, volume_ids: Sequence[str]) -> list[str]:
 @LIFECYCLE.step("delete")
 def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     image_id = world.cluster(volume.host).trash(volume.image)
-    encryption.forget_key(world, volume)
     if image_id is None:
+        encryption.forget_key(world, volume)
         return {}
     return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}
 
 
 @LIFECYCLE.step("purge")
 def _purge(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
+    encryption.forget_key(world, volume)  # First: what is left of the image for as long as clones need it is noise.
     try:
         gone = world.cluster(volume.host).purge(arguments["image_id"], arguments.get("snaps", ()))
     except errors.CephError as error:

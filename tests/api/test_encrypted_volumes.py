@@ -241,7 +241,28 @@ def test_the_last_key_goes_with_what_it_opens(client: Client, world: World, volu
     other = client.volume(volume_type="gold")["id"]
     assert keys(world) == {key_of(world, volume), key_of(world, other)}
     assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+    settle(world)
     assert keys(world) == {key_of(world, other)}
+
+
+def test_a_volume_that_clones_still_need_has_no_key_any_more(
+    client: Client, cluster: FakeCluster, world: World, volume: str
+) -> None:
+    clone = client.volume(source_volid=volume)["id"]
+    mine = secret(world, volume)
+    assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+    settle(world)
+    assert cluster.bin
+    assert keys(world) == {key_of(world, clone)}
+    assert secret(world, clone) == mine
+
+
+def test_a_volume_without_an_image_goes_with_its_key(
+    client: Client, cluster: FakeCluster, world: World, volume: str
+) -> None:
+    del cluster.stored[f"volume-{volume}"]
+    assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+    assert keys(world) == set()
 
 
 def test_a_volume_that_somebody_has_open_keeps_its_key(
@@ -270,6 +291,8 @@ def test_clones_have_their_parents_secret_under_a_key_of_their_own(
         assert client.get(f"/v3/volumes/{clone}").json["volume"]["encrypted"] is True
     mine = secret(world, volume)
     assert client.delete(f"/v3/volumes/{volume}?cascade=true").status_code == 202
+    settle(world)
+    assert len(keys(world)) == 2
     assert [secret(world, clone) for clone in clones] == [mine, mine]
 
 
@@ -329,6 +352,7 @@ def test_a_backup_has_a_key_of_its_own_and_what_is_restored_too(
     shown = client.at("3.64").get(f"/v3/backups/{backup}").json["backup"]
     assert (shown["status"], shown["encryption_key_id"]) == ("available", key_of(world, backup, models.Backup))
     assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+    settle(world)
     assert keys(world) == {shown["encryption_key_id"]}
     restored = client.post(f"/v3/backups/{backup}/restore", {"restore": {}}).json["restore"]["volume_id"]
     assert client.get(f"/v3/volumes/{restored}").json["volume"]["status"] == "available"
@@ -478,10 +502,11 @@ def test_a_create_that_was_cut_off_is_finished_with_the_same_key(
 def test_a_delete_that_was_cut_off_leaves_no_key(
     client: Client, world: World, volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert client.delete(f"/v3/volumes/{volume}").status_code == 202
     with monkeypatch.context() as cut:
         cut.setattr(OwnKeys, "forget", _die)
         with pytest.raises(Killed):
-            client.delete(f"/v3/volumes/{volume}")
+            settle(world)
     assert len(keys(world)) == 1
     _orphan(world)
     settle(world)
@@ -500,6 +525,7 @@ def test_a_create_that_fails_leaves_its_key_to_the_delete(
         made = client.volume(volume_type="gold")
     assert (made["status"], made["encrypted"], len(keys(world))) == ("error", True, 1)
     assert client.delete(f"/v3/volumes/{made['id']}").status_code == 202
+    settle(world)
     assert keys(world) == set()
 
 

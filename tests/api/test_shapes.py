@@ -57,7 +57,7 @@ class Player:
     def look(self, operation: tuple[str, str, str | None], answer: Any, version: str, *, admin: bool) -> None:
         """Hold an answer against what it is to be."""
         shape = shapes.BY_OPERATION.get(operation) or shapes.BY_OPERATION.get((*operation[:2], None))
-        if answer.content_type == "text/plain" or (shape is None and not answer.data):
+        if answer.mimetype == "text/plain" or (shape is None and not answer.data):
             return
         assert shape is not None, f"{operation} answers {answer.text}, and shapes has nothing of it"
         complaint = shape.complaint(answer.get_json(), Version.parse(version), admin=admin)
