@@ -38,7 +38,7 @@ PUBLIC = re.compile(r"(volume/(types|group_types|qos|encryption|default_types|se
 HIDDEN = {"volume/types.show", "volume/types.show_extra_specs", "volume/types.show_extra_spec"}
 #: Scenarios in which no project comes to own anything.
 WITHOUT_OWNER = {
-    "default_types", "encryption", "group_types", "pools", "qos", "quotas", "servers", "services", "types"
+    "default_types", "group_types", "pools", "qos", "quotas", "servers", "services", "types"
 }  # fmt: skip
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 

@@ -29,5 +29,6 @@ def play(call: Call, world: World) -> None:
     volume = call("POST", "/v3/volumes", {"volume": {"size": 1, "volume_type": "secret"}})["volume"]["id"]
     call("GET", f"/v3/volumes/{volume}/encryption")
     call("GET", f"/v3/volumes/{volume}/encryption/cipher")
-    call("DELETE", f"/v3/volumes/{volume}")
-    call("DELETE", f"{of_type}/{made['encryption_id']}")
+    unused = call("POST", "/v3/types", {"volume_type": {"name": "unused"}})["volume_type"]["id"]
+    made = call("POST", f"/v3/types/{unused}/encryption", {"encryption": luks})["encryption"]
+    call("DELETE", f"/v3/types/{unused}/encryption/{made['encryption_id']}")

@@ -86,6 +86,8 @@ def test_commands_come_in_order_and_each_step_can_be_undone() -> None:
     assert [command.name for command in disks.detach(VOLUME)] == [
         "blockdev-del",
         "blockdev-del",
+        "blockdev-del",
+        "object-del",
         "object-del",
         "object-del",
     ]
