@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from cinderlite import errors
-from cinderlite.ceph.cluster import Capacity, Cluster
+from cinderlite.ceph.cluster import Capacity, Cluster, Facts, Outline, Portrait
 from cinderlite.ceph.data import CHUNK_BYTES, OpenImage
 from cinderlite.ceph.images import ImageInfo, SnapshotInfo
+from cinderlite.ceph.look import GROUP, USER, Relative, Snap
 
 _TOTAL = 100 * 2**30
 
@@ -32,6 +36,7 @@ class FakeCluster(Cluster):
         # Not Cluster's own: there is nothing to connect, and no threads are wanted.
         self.pool = pool
         self.user = user
+        self.conffile = "/etc/ceph/ceph.conf"
         self.down = False
         self.stuck = False
         self.total_bytes = self.free_bytes = _TOTAL
@@ -59,6 +64,12 @@ class FakeCluster(Cluster):
         self.shared: set[str] = set()
         #: id → former name, oldest first
         self.bin: dict[str, str] = {}
+        #: name of an image that is on its way to another pool → how far it is
+        self.migrations: dict[str, str] = {}
+        #: what an examination finds
+        self.facts = Facts("pacific", "mimic", None, False, True, True, [], [], True, False, [])
+        #: seconds that its clock is ahead of ours
+        self.clock = 0.0
         self.monitor_map = [("127.0.0.1", 6789)]
         self.base64_key: str | None = "AQBmYWtlIGtleSBub3QgYSBzZWNyZXQgYXQgYWxsIQ=="
         self.cluster_id = str(uuid.UUID(int=1))
@@ -190,6 +201,80 @@ class FakeCluster(Cluster):
 
         found: list[SnapshotInfo] = self._do(name, step)
         return found
+
+    def outline(self, name: str) -> Outline:
+        def step() -> Outline:
+            found = self._look(name)
+            return Outline(found.id, found.size_bytes, self._all_snaps(found.id))
+
+        seen: Outline = self._do(name, step)
+        return seen
+
+    def portrait(self, name: str, image_id: str | None = None) -> Portrait:
+        def step() -> Portrait:
+            if image_id is None:
+                found = self._look(name)
+            elif image_id in self.bin:
+                found = ImageInfo(image_id, 0, [])
+            else:
+                raise errors.ImageNotFound(name)
+            own = "" if found.id in self.parents else self.data.get(found.id, "")
+            features = (
+                ["layering"] if found.id in self.shared else ["layering", "exclusive-lock", "object-map", "fast-diff"]
+            )
+            return Portrait(
+                id=found.id,
+                size_bytes=found.size_bytes,
+                used_bytes=None if found.id in self.shared else sum(_used(own.encode("latin-1"))),
+                features=features,
+                flags=[],
+                parents=list(self._above(found.id)),
+                children=[self._relative(child) for child, above in self.parents.items() if above == found.id],
+                snapshots=self._all_snaps(found.id),
+                watchers=found.watchers,
+                lock_owners=found.watchers[:1],
+            )
+
+        seen: Portrait = self._do(name, step)
+        return seen
+
+    def created(self, name: str) -> float:
+        self._do(name, lambda: self._look(name))
+        return time.time() + self.clock
+
+    def migration(self, name: str) -> str | None:
+        self.check()
+        return self.migrations.get(name)
+
+    def examine(self, known: AbstractSet[str]) -> Facts:
+        self.check()
+        return dataclasses.replace(
+            self.facts, writable_elsewhere=[pool for pool in self.facts.writable_elsewhere if pool not in known]
+        )
+
+    def _all_snaps(self, image_id: str) -> list[Snap]:
+        return [
+            Snap(
+                number,
+                name,
+                GROUP if name in self.group_snaps else USER,
+                size,
+                name if name in self.group_snaps else None,
+            )
+            for number, (name, (size, _)) in enumerate(self.snaps.get(image_id, {}).items(), start=1)
+        ]
+
+    def _relative(self, image_id: str) -> Relative:
+        for one in (self, *self.others.values()):
+            names = {stored: name for name, (stored, _) in one.stored.items()} | one.bin
+            if image_id in names:
+                return Relative(one.pool, names[image_id], image_id, trashed=image_id in one.bin)
+        raise errors.ImageNotFound(image_id)
+
+    def _above(self, image_id: str) -> Iterator[Relative]:
+        while image_id in self.parents:
+            image_id = self.parents[image_id]
+            yield self._relative(image_id)
 
     def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
         self._do(name, lambda: self._clone(parent, snap, name, size_bytes))
@@ -414,3 +499,8 @@ class FakeOpenImage(OpenImage):
 
 def _piece(data: bytes, number: int) -> bytes:
     return data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES].ljust(CHUNK_BYTES, b"\0")
+
+
+def _used(data: bytes) -> list[int]:
+    pieces = range(-(-len(data) // CHUNK_BYTES))
+    return [CHUNK_BYTES for one in pieces if _piece(data, one).strip(b"\0")]

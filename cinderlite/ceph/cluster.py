@@ -24,7 +24,6 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import json
 import math
 import os
 import pathlib
@@ -34,14 +33,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.ceph import images, objects
+from cinderlite.ceph import checkup, images, look, objects
+from cinderlite.ceph.checkup import Facts
 from cinderlite.ceph.data import OpenImage
 from cinderlite.ceph.images import ImageInfo, SnapshotInfo
+from cinderlite.ceph.look import Outline, Portrait
 
-__all__ = ["Capacity", "Cluster", "ImageInfo", "OpenImage", "SnapshotInfo"]
+__all__ = ["Capacity", "Cluster", "Facts", "ImageInfo", "OpenImage", "Outline", "Portrait", "SnapshotInfo"]
 
 #: After a good probe, `check` believes in the cluster for so long.
 FRESH_SECONDS = 1.0
@@ -51,8 +53,6 @@ BREAKER_SECONDS = 2.0
 CAPACITY_SECONDS = 5.0
 #: The monitor map is asked anew after so long; it changes when an operator changes it.
 MONITORS_SECONDS = 5.0
-#: Every pool that was initialised for RBD has it, and reading it touches an OSD; that it is missing is an answer too.
-PROBE_OBJECT = "rbd_info"
 
 #: What an errno of librbd or librados means to us; any other becomes CephError.
 BY_ERRNO: dict[int, type[errors.CinderliteError]] = {
@@ -304,7 +304,7 @@ class Cluster:
     ) -> None:
         self.pool = pool
         self.user = user
-        self._conffile = conffile
+        self.conffile = conffile
         self._connect_timeout = connect_timeout
         self._options = {
             "client_mount_timeout": str(connect_timeout),
@@ -320,7 +320,7 @@ class Cluster:
         _CLUSTERS.add(self)
 
     def __repr__(self) -> str:
-        return f"<Cluster pool={self.pool} user={self.user} conffile={self._conffile}>"
+        return f"<Cluster pool={self.pool} user={self.user} conffile={self.conffile}>"
 
     # Does it live?
 
@@ -386,6 +386,39 @@ class Cluster:
         """(id, former name) of the images in the trash, oldest first."""
         entries: list[tuple[str, str]] = self._call("list_trash", lambda c: images.trashed(c.ioctx))
         return entries
+
+    # For an operator
+
+    def outline(self, name: str) -> Outline:
+        """Id, size and all snapshots of an image that is in no migration. Raises ImageNotFound."""
+        found: Outline = self._call("outline", lambda c: look.outline(c.ioctx, name), name)
+        return found
+
+    def portrait(self, name: str, image_id: str | None = None) -> Portrait:
+        """All that Ceph knows of an image, found by its id if that is given, as one in the trash must be.
+
+        One that is in a migration may be the target of one that is prepared at least. Raises ImageNotFound.
+        """
+        found: Portrait = self._call(
+            "portrait", lambda c: look.portrait(c.rados, c.ioctx, name, image_id, self._ourselves()), name
+        )
+        return found
+
+    def created(self, name: str) -> float:
+        """When an image was made, by the cluster's clock, in seconds since the epoch. Raises ImageNotFound."""
+        return float(self._call("created", lambda c: look.created(c.ioctx, name), name))
+
+    def migration(self, name: str) -> str | None:
+        """How far the migration of an image out of this pool is, a word of images.MIGRATION; None if there is none."""
+        state: int | None = self._call("migration", lambda c: images.migration(c.ioctx, name), name)
+        return None if state is None else images.MIGRATION.get(state, "unknown")
+
+    def examine(self, known: AbstractSet[str]) -> Facts:
+        """What decides whether the service can work here; `known` are the pools that our user has a right to use."""
+        found: Facts = self._call(
+            "examine", lambda c: checkup.examine(c.rados, c.ioctx, self.pool, self.user or "admin", known)
+        )
+        return found
 
     # Snapshots and clones
 
@@ -646,14 +679,14 @@ class Cluster:
 
         name = None if self.user is None else f"client.{self.user}"
         words = {
-            errno.ENOENT: f"no key for {name or 'client.admin'}, or no {self._conffile}",
+            errno.ENOENT: f"no key for {name or 'client.admin'}, or no {self.conffile}",
             errno.EACCES: f"it refuses the key of {name or 'client.admin'}",
             errno.EPERM: f"it refuses the key of {name or 'client.admin'}",
             errno.ETIMEDOUT: f"no monitor within {self._connect_timeout} s",
         }
         try:
             options = self._options | ({"rados_osd_op_timeout": "0"} if bulk else {})
-            cluster = rados.Rados(conffile=self._conffile, name=name, conf=options)
+            cluster = rados.Rados(conffile=self.conffile, name=name, conf=options)
             cluster.connect()
         except rados.Error as error:
             number = _errno(error)
@@ -695,7 +728,7 @@ class Cluster:
             self._call("probe", _ask_osd, _PROBE, here=here)
 
     def _capacity(self, connection: _Connection) -> Capacity:
-        for pool in _ask_mon(connection, "df")["pools"]:
+        for pool in checkup.ask(connection.rados, "df")["pools"]:
             if pool["name"] == self.pool:
                 # `stored` and `max_avail` are what users see, copies and erasure coding taken into account.
                 used, free = int(pool["stats"]["stored"]), int(pool["stats"]["max_avail"])
@@ -780,28 +813,19 @@ def _ask_osd(connection: _Connection) -> None:
     import rados
 
     try:
-        connection.ioctx.stat(PROBE_OBJECT)
+        connection.ioctx.stat(checkup.PROBE_OBJECT)  # Reading it touches an OSD; that it is missing is an answer too.
     except rados.ObjectNotFound:
         return
 
 
-def _ask_mon(connection: _Connection, prefix: str) -> Any:
-    code, answer, _ = connection.rados.mon_command(json.dumps({"prefix": prefix, "format": "json"}), b"")
-    if abs(code) == errno.ETIMEDOUT:
-        raise errors.CephTimeout(f"{prefix}: no monitor answered")
-    if code:
-        raise errors.CephError(f"The monitors refuse {prefix}: {os.strerror(abs(code))}.")
-    return json.loads(answer)
-
-
 def _ask_both(connection: _Connection) -> None:
-    _ask_mon(connection, "fsid")
+    checkup.ask(connection.rados, "fsid")
     _ask_osd(connection)
 
 
 def _monitors(connection: _Connection) -> list[tuple[str, int]]:
     found = []
-    for mon in _ask_mon(connection, "mon dump")["mons"]:
+    for mon in checkup.ask(connection.rados, "mon dump")["mons"]:
         addresses = {entry["type"]: entry["addr"] for entry in mon["public_addrs"]["addrvec"]}
         # Without a prefix to say so, clients take an unusual port for the older protocol first.
         host, _, port = (addresses.get("v1") or addresses["v2"]).rpartition(":")

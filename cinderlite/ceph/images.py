@@ -251,6 +251,8 @@ def roll_back(ioctx: Any, name: str, snap: str) -> None:
         raise errors.ImageNotFound(f"{name}@{snap}") from error
 
 
+#: How far a migration is: librbd's number and what an operator is told.
+MIGRATION = {0: "failed", 1: "preparing", 2: "prepared", 3: "executing", 4: "executed", 5: "aborting"}
 #: Noted at an image that has all that it moved with, until nothing is left of the move.
 _MOVED = "cinderlite_moved"
 #: With these a broken-off copy is gone on with later, by this process or another; with others it is taken back.
@@ -266,7 +268,7 @@ def move(source: Any, target: Any, name: str) -> None:
     """
     import rbd
 
-    state = _migration(source, name)
+    state = migration(source, name)
     if state in (rbd.RBD_IMAGE_MIGRATION_STATE_PREPARING, rbd.RBD_IMAGE_MIGRATION_STATE_ABORTING):
         with contextlib.suppress(rbd.ImageNotFound, rbd.InvalidArgument):  # An abort was cut off, too.
             rbd.RBD().migration_abort(target, name)
@@ -429,7 +431,7 @@ def _made_whole(source: Any, name: str) -> bool:
     return True
 
 
-def _migration(source: Any, name: str) -> int | None:
+def migration(source: Any, name: str) -> int | None:
     """How far the migration of an image is; None if there is none.
 
     Asked at the source, which is the first to be marked and the last to be unmarked. Two traps of librbd: to open the

@@ -1,19 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cinderlite-manage`: what an administrator does beside the API, with the database (`db`) and with backups."""
+"""`cinderlite-manage`: what an administrator does beside the API: see to the database, to Ceph, to volumes and backups.
+
+Here are only the words of the command line; each command's work is a module of `core` or `ceph`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import json
 import pathlib
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from oslo_config import cfg
 
 from cinderlite import app, config, errors
-from cinderlite.core import backups, purge
+from cinderlite.ceph import bootstrap
+from cinderlite.context import World
+from cinderlite.core import audit, backups, checkup, explain, purge
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
+
+#: Does one command; returns the exit status.
+Command = Callable[[cfg.ConfigOpts, argparse.Namespace], int]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -21,14 +33,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="configuration file")
     groups = parser.add_subparsers(dest="group", required=True)
     database = groups.add_parser("db", help="the database").add_subparsers(dest="action", required=True)
-    database.add_parser("upgrade", help="bring the tables to this release's form")
-    database.add_parser("version", help="print the form that the tables have")
-    old = database.add_parser("purge", help="remove for good what was deleted long ago")
+    _add(database, "upgrade", _upgrade, "bring the tables to this release's form")
+    _add(database, "version", _version, "print the form that the tables have")
+    old = _add(database, "purge", _purge, "remove for good what was deleted long ago")
     old.add_argument("age_in_days", type=_days, metavar="AGE_IN_DAYS", help="days since the deletion, at least 1")
     backup = groups.add_parser("backup", help="backups").add_subparsers(dest="action", required=True)
-    check = backup.add_parser("verify", help="read backups and compare them with the digests taken when they were made")
+    check = _add(backup, "verify", _verify, "read backups and compare them with the digests taken when they were made")
     check.add_argument("ids", nargs="+", metavar="ID", help="ids of backups")
+    one = _add(groups, "explain", _explain, "tell all that is known of a volume")
+    one.add_argument("volume", metavar="VOLUME", help="its id or its name")
+    _as_json(one)
+    whole = _add(groups, "audit", _audit, "compare the database with Ceph; status 1 if anything does not fit")
+    whole.add_argument("--repair", action="store_true", help="put right what can be without losing data")
+    _as_json(whole)
+    ceph = groups.add_parser("ceph", help="Ceph").add_subparsers(dest="action", required=True)
+    _as_json(_add(ceph, "check", _check, "try whether the service can work with its pools; status 1 if it cannot"))
+    _bootstrap_words(_add(ceph, "bootstrap", _bootstrap, "make the pools and the user that the configuration names"))
     return parser
+
+
+def _add(group: Any, name: str, command: Command, words: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = group.add_parser(name, help=words, description=f"{words.capitalize()}.")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _as_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _bootstrap_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands that would do the same")
+    parser.add_argument("--pool", action="append", help="a pool; may be given several times")
+    parser.add_argument("--read-pool", action="append", default=[], help="a pool to clone from, such as Glance's")
+    parser.add_argument("--user", help="the service's cephx user, without 'client.'")
+    parser.add_argument("--ceph-conf", help="configuration file of the cluster")
+    parser.add_argument("--keyring", type=pathlib.Path, help="file for the key; by default beside that file")
+    parser.add_argument("--admin", default="admin", help="cephx user that may do all this, without 'client.'")
+    parser.add_argument("--admin-keyring", help="its keyring, if Ceph would not find it")
 
 
 def _days(text: str) -> int:
@@ -38,29 +80,118 @@ def _days(text: str) -> int:
     return days
 
 
-def _purge(conf: cfg.ConfigOpts, days: int) -> None:
+@contextlib.contextmanager
+def _world(conf: cfg.ConfigOpts) -> Iterator[World]:
+    world = app.real_world(conf)
+    try:
+        yield world
+    finally:
+        world.guests.close()
+        clusters = [backend.cluster for backend in world.backends.values()]
+        for cluster in clusters if world.backup_cluster is None else [*clusters, world.backup_cluster]:
+            cluster.close()
+        world.db.close()
+
+
+def _upgrade(conf: cfg.ConfigOpts, _arguments: argparse.Namespace) -> int:
+    url = config.database_url(conf)
+    if url.startswith("sqlite:///"):
+        pathlib.Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    migrate.upgrade(url)
+    return 0
+
+
+def _version(conf: cfg.ConfigOpts, _arguments: argparse.Namespace) -> int:
+    print(migrate.version(config.database_url(conf)) or "empty")
+    return 0
+
+
+def _purge(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     database = Database(config.database_url(conf), conf.database.timeout, 1)
     try:
-        for table, count in purge.purge(database, datetime.timedelta(days=days)).items():
+        for table, count in purge.purge(database, datetime.timedelta(days=arguments.age_in_days)).items():
             print(f"{table}: {count}")
     finally:
         database.close()
+    return 0
 
 
-def _verify(conf: cfg.ConfigOpts, ids: list[str]) -> int:
+def _verify(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     """Look at each backup and say what was found; 1 if one is not as it was stored."""
-    world = app.real_world(conf)
     failed = 0
-    try:
-        for backup_id in ids:
+    with _world(conf) as world:
+        for backup_id in arguments.ids:
             try:
                 print(f"{backup_id}: {backups.verify(world, backup_id)} pieces are as they were stored")
             except (errors.BackendError, errors.BackupNotFound, errors.InvalidBackup) as error:
                 print(f"{backup_id}: {error}")
                 failed = 1
-    finally:
-        world.db.close()
     return failed
+
+
+def _explain(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    with _world(conf) as world:
+        told = explain.explain(world, arguments.volume)
+    print(json.dumps(told, indent=2) if arguments.json else "\n".join(explain.lines(told)))
+    return 0
+
+
+def _audit(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    with _world(conf) as world:
+        found = list(audit.audit(world, repair=arguments.repair))
+    _tell(found, as_json=arguments.json, nothing="the database and Ceph agree")
+    return int(not all(one.repaired for one in found))
+
+
+def _check(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    with _world(conf) as world:
+        found = list(checkup.check(world))
+    _tell(found, as_json=arguments.json)
+    return int(any(one.level == checkup.PROBLEM for one in found))
+
+
+def _tell(found: Iterable[audit.Finding | checkup.Finding], *, as_json: bool, nothing: str = "") -> None:
+    if as_json:
+        print(json.dumps([one.told() for one in found], indent=2))
+    else:
+        print("\n".join(map(str, found)) or nothing)
+
+
+def _bootstrap(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    for wanted in _wanted(conf, arguments):
+        steps = list(bootstrap.steps(wanted))
+        if arguments.dry_run:
+            print("\n".join(step.command for step in steps))
+            continue
+        with bootstrap.connected(wanted.conffile, arguments.admin, arguments.admin_keyring) as cluster:
+            for step in steps:
+                print(f"{'done' if step.run(cluster) else 'there already'}: {step.command}")
+        print(f"Let the service read {wanted.keyring} (chown), then: cinderlite-manage ceph check")
+    return 0
+
+
+def _wanted(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> list[bootstrap.Wanted]:
+    """What the command line asks for, and where it says nothing the configuration; each user once."""
+    first = conf[conf.enabled_backends[0]]
+    if arguments.pool:
+        pools = {(arguments.ceph_conf or first.rbd_ceph_conf, arguments.user or first.rbd_user): arguments.pool}
+    else:
+        pools = {}
+        sections = [conf[name] for name in conf.enabled_backends]
+        named = [(one.rbd_ceph_conf, one.rbd_user, one.rbd_pool) for one in sections]
+        if conf.backup_ceph_pool is not None:
+            named.append((conf.backup_ceph_conf, conf.backup_ceph_user, conf.backup_ceph_pool))
+        for conffile, user, pool in named:
+            pools.setdefault((arguments.ceph_conf or conffile, arguments.user or user), []).append(pool)
+    if arguments.keyring is not None and len(pools) > 1:
+        raise errors.InvalidInput("--keyring can only be given for one user; give --user and --pool, too.")
+    return [
+        bootstrap.Wanted(
+            conffile, user, list(dict.fromkeys(names)),
+            arguments.keyring or pathlib.Path(conffile).parent / f"ceph.client.{user}.keyring", arguments.read_pool,
+        )
+        for (conffile, user), names in pools.items()
+    ]  # fmt: skip
 
 
 def main() -> int:
@@ -68,22 +199,10 @@ def main() -> int:
     arguments = _parser().parse_args()
     argv = [part for path in arguments.config_file for part in ("--config-file", path)]
     try:
-        conf = config.load(argv)
-        url = config.database_url(conf)
-        if arguments.action == "upgrade":
-            if url.startswith("sqlite:///"):
-                pathlib.Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            migrate.upgrade(url)
-        elif arguments.action == "purge":
-            _purge(conf, arguments.age_in_days)
-        elif arguments.action == "verify":
-            return _verify(conf, arguments.ids)
-        else:
-            print(migrate.version(url) or "empty")
+        return int(arguments.command(config.load(argv), arguments))
     except (errors.CinderliteError, cfg.Error) as error:
         print(f"cinderlite-manage: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

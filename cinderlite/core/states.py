@@ -368,3 +368,12 @@ def owner_is_dead(owner: str) -> bool:
     if machine != _machine():
         return False
     return boot != _boot_id() or _process_start(int(pid)) != start
+
+
+def shown_owner(owner: str) -> str:
+    """Whose lease it is, in words for an operator."""
+    machine, _boot, pid, *_ = owner.removeprefix(_TOLD_TO_STOP).split("/")
+    words = f"process {pid} on {machine.partition(':')[0]}"
+    if owner_is_dead(owner):
+        words += ", which is dead"
+    return f"{words}, told to stop" if owner.startswith(_TOLD_TO_STOP) else words

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making the pools and the cephx user that the service needs, with an administrator's keyring.
+
+Each step looks first and is a no-op if it was done, so that it can be run again; none changes a pool that another
+application has, or a user that exists with other rights. What a newcomer gets wrong: the key is a secret. It goes from
+the monitors into a file of mode 0600, and into no output, error or command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cinderlite import errors
+
+#: Seconds that each call may take.
+_PATIENCE = "30"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be there. `read_only` are pools of others that the service only clones from, such as Glance's."""
+
+    conffile: str
+    user: str
+    pools: Sequence[str]
+    keyring: pathlib.Path
+    read_only: Sequence[str] = ()
+
+    @property
+    def caps(self) -> list[str]:
+        """The least rights that do, as pairs of a daemon's kind and what is allowed there."""
+        mine = ", ".join(
+            [f"profile rbd pool={pool}" for pool in self.pools]
+            + [f"profile rbd-read-only pool={pool}" for pool in self.read_only]
+        )
+        return ["mon", "profile rbd", "osd", mine, "mgr", mine]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the command that does the same, and what does it; that returns whether anything was to be done."""
+
+    command: str
+    run: Callable[[Any], bool]
+
+
+def steps(wanted: Wanted) -> Iterator[Step]:
+    """All steps in order. Running one raises CephError with a sentence."""
+    conf = ["-c", wanted.conffile]
+    for pool in wanted.pools:
+        yield Step(shlex.join(["ceph", *conf, "osd", "pool", "create", pool]), _Pool(pool).create)
+        yield Step(shlex.join(["rbd", *conf, "pool", "init", pool]), _Pool(pool).initialise)
+    make = shlex.join(["ceph", *conf, "auth", "get-or-create", f"client.{wanted.user}", *wanted.caps])
+    yield Step(f"(umask 077; {make} > {shlex.quote(str(wanted.keyring))})", _User(wanted).make)
+
+
+@contextlib.contextmanager
+def connected(conffile: str, admin: str, keyring: str | None) -> Iterator[Any]:
+    """A connection as an administrator. Raises CephUnavailable."""
+    import rados
+
+    options = {"client_mount_timeout": _PATIENCE, "rados_mon_op_timeout": _PATIENCE, "rados_osd_op_timeout": _PATIENCE}
+    if keyring is not None:
+        options["keyring"] = keyring
+    try:
+        cluster = rados.Rados(conffile=conffile, name=f"client.{admin}", conf=options)
+        cluster.connect()
+    except rados.Error as error:
+        reason = f"client.{admin} with {conffile}: {type(error).__name__}"
+        raise errors.CephUnavailable(f"no connection as {reason}") from error
+    try:
+        yield cluster
+    except rados.Error as error:
+        raise errors.CephError(f"Ceph refuses: {type(error).__name__}.") from error
+    finally:
+        cluster.shutdown()
+
+
+class _Pool:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def create(self, cluster: Any) -> bool:
+        if self._name in cluster.list_pools():
+            return False
+        _command(cluster, prefix="osd pool create", pool=self._name)
+        return True
+
+    def initialise(self, cluster: Any) -> bool:
+        import rbd
+
+        with cluster.open_ioctx(self._name) as ioctx:
+            present = set(ioctx.application_list())
+            if present == {"rbd"}:
+                return False
+            if present:
+                others = ", ".join(sorted(present))
+                raise errors.CephError(f"Pool {self._name} is used by {others} and was left as it is.")
+            rbd.RBD().pool_init(ioctx, False)
+        return True
+
+
+class _User:
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._entity = f"client.{wanted.user}"
+
+    def make(self, cluster: Any) -> bool:
+        if self._wanted.keyring.exists():
+            self._compare(cluster)
+            return False
+        command = {"prefix": "auth get-or-create", "entity": self._entity, "caps": self._wanted.caps}
+        code, answer, _ = cluster.mon_command(json.dumps(command | {"format": "json"}), b"")
+        if abs(code) == errno.EINVAL:
+            raise self._different()
+        if code:
+            raise errors.CephError(f"The monitors refuse to make {self._entity}: {os.strerror(abs(code))}.")
+        self._write(json.loads(answer)[0]["key"])
+        return True
+
+    def _compare(self, cluster: Any) -> None:
+        """Refuse a user with other rights than wanted, or none; its keyring is there already."""
+        code, answer, _ = cluster.mon_command(
+            json.dumps({"prefix": "auth get", "entity": self._entity, "format": "json"}), b""
+        )
+        if code:
+            raise errors.CephError(
+                f"{self._wanted.keyring} is there, but Ceph has no {self._entity}; move it away first."
+            )
+        pairs = iter(self._wanted.caps)
+        if json.loads(answer)[0]["caps"] != dict(zip(pairs, pairs, strict=True)):
+            raise self._different()
+
+    def _different(self) -> errors.CephError:
+        caps = shlex.join(["ceph", "-c", self._wanted.conffile, "auth", "caps", self._entity, *self._wanted.caps])
+        return errors.CephError(f"{self._entity} exists with other rights, which were left; to change them: {caps}")
+
+    def _write(self, key: str) -> None:
+        path = self._wanted.keyring
+        partial = path.with_name(f"{path.name}.part")
+        try:
+            partial.unlink(missing_ok=True)
+            with os.fdopen(
+                os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+            ) as file:
+                file.write(f"[{self._entity}]\n\tkey = {key}\n")
+            partial.rename(path)  # That it is there says that it is whole.
+        except OSError as error:
+            raise errors.CephError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _command(cluster: Any, **command: Any) -> bytes:
+    code, answer, _ = cluster.mon_command(json.dumps({**command, "format": "json"}), b"")
+    if code:
+        raise errors.CephError(f"The monitors refuse {command['prefix']}: {os.strerror(abs(code))}.")
+    return bytes(answer)

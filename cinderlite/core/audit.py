@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database against Ceph, back end by back end: what each has that the other does not know of.
+
+Requests go on meanwhile. So the rows are read before and after Ceph is asked, and what either reading explains (a row
+that is busy, that changed, that came or went) is no finding. What a newcomer gets wrong: an image named volume-* that
+no row knows may be all that somebody has of his data: unmanaging leaves just that. So a repair changes rows only, or
+has a purge that was begun tried again; everything else is the operator's, with the command said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from sqlalchemy import select, update
+
+from cinderlite import errors
+from cinderlite.ceph.cluster import Cluster, Outline
+from cinderlite.ceph.look import GROUP, USER, Snap
+from cinderlite.context import Backend, World
+from cinderlite.core import volumes
+from cinderlite.db import models
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_IMAGE = re.compile(f"volume-({_UUID})")
+#: What the service calls its snapshots: of users, of backups, and those that copying needs for a while.
+_SNAP = re.compile(
+    f"snapshot-{_UUID}|backup\\.{_UUID}\\.snap|image-cache-{_UUID}|image-{_UUID}|volume-({_UUID})\\.clone_snap"
+)
+_GROUP_SNAP = re.compile(f"group_snapshot-{_UUID}")
+#: After so many tries of a purge somebody should look; by then it has been tried for ten minutes.
+_MANY_TRIES = 15
+
+#: Changes a row, if it still is as it was seen; whether it was.
+Repair = Callable[[World], bool]
+
+
+@dataclasses.dataclass(slots=True)
+class Finding:
+    """One thing that does not fit. `remedy` says what is to be done; with `repair` --repair does it."""
+
+    kind: str
+    backend: str
+    subject: str
+    what: str
+    remedy: str
+    repair: Repair | None = None
+    repaired: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same finding when it is looked for again."""
+        return self.kind, self.subject
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it."""
+        shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "repair"}
+        return shown | {"repairable": self.repair is not None}
+
+    def __str__(self) -> str:
+        end = "repaired" if self.repaired else f"--repair would: {self.remedy}" if self.repair else self.remedy
+        return f"{self.backend}: {self.kind}: {self.subject}: {self.what} -> {end}"
+
+
+class _Row(NamedTuple):
+    host: str
+    status: str
+    size: int
+    deleted: bool
+    busy: int
+    updated_at: Any
+    intent: Any
+
+
+class _Snapshot(NamedTuple):
+    volume_id: str
+    status: str
+    busy: int
+    held_as: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the database says at one moment."""
+
+    volumes: dict[str, _Row]
+    snapshots: dict[str, _Snapshot]
+    #: Names that snapshots in Ceph may have.
+    known: frozenset[str]
+
+
+def audit(world: World, *, repair: bool = False) -> Iterator[Finding]:
+    """What does not fit, of all back ends; with `repair` what can be put right without losing data is."""
+    for backend in world.backends.values():
+        try:
+            found = list(_of(world, backend))
+        except (errors.Unavailable, errors.CephError) as error:
+            found = [
+                Finding("unreachable", backend.name, backend.cluster.pool, str(error), "cinderlite-manage ceph check")
+            ]
+        for finding in found:
+            if repair and finding.repair is not None:
+                finding.repaired = finding.repair(world)
+            yield finding
+
+
+def _of(world: World, backend: Backend) -> list[Finding]:
+    first = _once(world, backend)
+    # What comes and goes between two readings of the rows is in neither, but does not come twice either.
+    return [again for key, again in _once(world, backend).items() if key in first] if first else []
+
+
+def _once(world: World, backend: Backend) -> dict[tuple[str, str], Finding]:
+    before = _read(world)
+    seen = _look(backend, before)
+    return {one.key: one for one in _Comparison(world, backend, before, seen, _read(world)).findings()}
+
+
+def _read(world: World) -> _Rows:
+    volume, snapshot, backup = models.Volume, models.Snapshot, models.Backup
+    with world.db.read() as session:
+        found = {
+            row[0]: _Row(*row[1:])
+            for row in session.execute(
+                select(
+                    volume.id, volume.host, volume.status, volume.size, volume.deleted, volume.busy,
+                    volume.updated_at, volume.intent,
+                )
+            )
+        }  # fmt: skip
+        snapshots = {
+            row.id: _Snapshot(row.volume_id, row.status, row.busy, row.held_as)
+            for row in session.scalars(select(snapshot))
+        }
+        backups = session.execute(select(backup.id, backup.details)).all()
+        group_snapshots = session.scalars(select(models.GroupSnapshot)).all()
+    known = {row.held_as for row in snapshots.values()} | {f"snapshot-{row_id}" for row_id in snapshots}
+    known |= {f"backup.{one}.snap" for row_id, details in backups for one in (row_id, details.get("stored_as"))}
+    return _Rows(found, snapshots, frozenset(known | {row.snap for row in group_snapshots}))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """What Ceph says; an image that was looked for and is not there is None, or how far its migration is."""
+
+    images: set[str]
+    outlines: dict[str, Outline | str | None]
+    #: id of an image in the trash → its former name
+    trash: dict[str, str]
+
+
+def _look(backend: Backend, rows: _Rows) -> _Seen:
+    """Ask Ceph. Only images of volumes at rest are opened: one that moves must not be (doc/decisions/0007)."""
+    cluster = backend.cluster
+    images = cluster.images("volume-")
+    outlines = {
+        volume_id: _outline(cluster, f"volume-{volume_id}", images)
+        for volume_id, row in rows.volumes.items()
+        if row.host == backend.pool and not row.deleted and not row.busy
+    }
+    return _Seen(images, outlines, dict(cluster.trashed()))
+
+
+def _outline(cluster: Cluster, name: str, images: set[str]) -> Outline | str | None:
+    if name not in images:  # A migration takes the name away.
+        return cluster.migration(name)
+    try:
+        return cluster.outline(name)
+    except errors.ImageNotFound:
+        return None
+
+
+class _Comparison:
+    """One back end: two readings of the rows, and Ceph's between them."""
+
+    def __init__(self, world: World, backend: Backend, before: _Rows, seen: _Seen, after: _Rows) -> None:
+        self._world = world
+        self._backend = backend
+        self._before = before
+        self._seen = seen
+        self._after = after
+        self._known = before.known | after.known
+        #: Volumes that are on their way, or were meanwhile, and the images that they are made of.
+        both = before.volumes | after.volumes
+        self._moving = {
+            one for one, row in both.items() if row.busy or before.volumes.get(one) != after.volumes.get(one)
+        }
+        self._taken = {(row.intent or {}).get("image") for row in (*before.volumes.values(), *after.volumes.values())}
+
+    def findings(self) -> Iterator[Finding]:
+        for volume_id, outline in self._seen.outlines.items():
+            row = self._before.volumes[volume_id]
+            if volume_id not in self._moving:
+                if outline is None:
+                    yield from self._missing(volume_id, row)
+                elif isinstance(outline, str):
+                    yield self._stuck_migration(volume_id, outline)
+                else:
+                    yield from self._differences(volume_id, row, outline)
+        for name in sorted(self._seen.images):
+            yield from self._extra(name)
+        for image_id, name in self._seen.trash.items():
+            yield from self._trashed(image_id, name)
+
+    # -- volumes
+
+    def _missing(self, volume_id: str, row: _Row) -> Iterator[Finding]:
+        if row.status.startswith("error"):
+            return  # It is said there already.
+        name = f"volume-{volume_id}"
+        what = f"the volume is {row.status}, but its image is not in pool {self._pool}"
+        in_trash = [image_id for image_id, former in self._seen.trash.items() if former == name]
+        if in_trash:
+            command = self._rbd("trash restore --pool", self._pool, in_trash[-1])
+            yield self._finding("missing-image", name, f"{what}; it is in the trash", command)
+        elif elsewhere := self._elsewhere(name):
+            yield self._finding(
+                "missing-image", name, f"{what}; one of that name is in {elsewhere}", "look at both pools"
+            )
+        elif row.status != "available":
+            remedy = f"detach it, then openstack volume set --state error {volume_id}"
+            yield self._finding("missing-image", name, what, remedy)
+        else:
+            yield self._finding(
+                "missing-image",
+                name,
+                what,
+                "set the volume's status to error",
+                _set_volume(volume_id, row, status="error"),
+            )
+
+    def _elsewhere(self, name: str) -> str | None:
+        for other in self._world.backends.values():
+            try:
+                if other is not self._backend and name in other.cluster.images(name):
+                    return other.pool
+            except errors.Unavailable:
+                return f"{other.pool} perhaps, which does not answer"
+        return None
+
+    def _stuck_migration(self, volume_id: str, state: str) -> Finding:
+        name = f"volume-{volume_id}"
+        what = f"its migration to another pool is {state}, but no work is under way"
+        return self._finding("migration", name, what, self._rbd("migration abort", f"{self._pool}/{name}"))
+
+    def _differences(self, volume_id: str, row: _Row, outline: Outline) -> Iterator[Finding]:
+        name = f"volume-{volume_id}"
+        size = -(-outline.size_bytes // volumes.GIB)
+        if size != row.size:
+            what = f"the volume has {row.size} GiB, its image {outline.size_bytes} bytes"
+            remedy = f"set the volume's size to {size} GiB"
+            yield self._finding("wrong-size", name, what, remedy, _set_volume(volume_id, row, size=size))
+        yield from self._lost_snapshots(volume_id, {_called(one) for one in outline.snapshots})
+        for snap in outline.snapshots:
+            if self._is_leaked(snap):
+                yield self._leaked(name, snap)
+
+    def _lost_snapshots(self, volume_id: str, there: set[str | None]) -> Iterator[Finding]:
+        for snapshot_id, row in self._before.snapshots.items():
+            at_rest = (
+                not row.busy and not row.status.startswith("error") and row == self._after.snapshots.get(snapshot_id)
+            )
+            if row.volume_id == volume_id and at_rest and row.held_as not in there:
+                yield self._finding(
+                    "missing-snapshot",
+                    f"volume-{volume_id}@{row.held_as}",
+                    f"the snapshot is {row.status}, but not in Ceph",
+                    "set the snapshot's status to error",
+                    _set_snapshot(snapshot_id, row),
+                )
+
+    def _is_leaked(self, snap: Snap) -> bool:
+        name = _called(snap)
+        if name is None or name in self._known:
+            return False
+        if snap.kind == GROUP:
+            return _GROUP_SNAP.fullmatch(name) is not None
+        match = _SNAP.fullmatch(name)
+        # A volume that is being copied from this one explains its snapshot.
+        return match is not None and match[1] not in self._moving
+
+    def _leaked(self, name: str, snap: Snap) -> Finding:
+        if snap.kind == GROUP:
+            command = self._rbd("group snap rm", f"{self._pool}/{snap.origin}@{snap.origin}")
+            return self._finding("leaked-snapshot", f"{name}@{snap.origin}", "no group snapshot knows it", command)
+        command = self._rbd("snap rm", f"{self._pool}/{name}@{snap.name}")
+        if snap.name.startswith("snapshot-"):
+            take = f"cinder snapshot-manage {name.removeprefix('volume-')} {snap.name}"
+            command = f"take it over: {take}; if nobody needs it: {command}"
+        return self._finding("leaked-snapshot", f"{name}@{snap.name}", "nothing in the database knows it", command)
+
+    # -- images that no volume has
+
+    def _extra(self, name: str) -> Iterator[Finding]:
+        match = _IMAGE.fullmatch(name)
+        if not match or match[1] in self._moving or name in self._taken:
+            return
+        row = self._after.volumes.get(match[1])
+        if row is not None and not row.deleted:
+            if row.host != self._backend.pool:
+                remedy = f"compare both images before one goes: cinderlite-manage explain {match[1]}"
+                yield self._finding("extra-image", name, f"its volume is on {row.host}", remedy)
+            return
+        what = "no volume has it" if row is None else "its volume was deleted, or let go (unmanaged)"
+        command = self._rbd("trash mv", f"{self._pool}/{name}")
+        take = f"cinder manage {self._backend.pool} {name}"
+        yield self._finding("extra-image", name, what, f"take it over: {take}; if nobody needs it: {command}")
+
+    def _trashed(self, image_id: str, name: str) -> Iterator[Finding]:
+        match = _IMAGE.fullmatch(name)
+        if not match:
+            return
+        row = self._after.volumes.get(match[1])
+        if row is not None and row.busy:
+            yield from self._waiting(match[1], row, image_id)
+        if match[1] in self._moving or (row is not None and not row.deleted):
+            return  # A volume at rest without its image is another finding.
+        command = self._rbd("trash rm --pool", self._pool, image_id)
+        what = "it is in the trash, and nobody will remove it from there"
+        yield self._finding("trash", f"{name} ({image_id})", what, f"if nobody needs it: {command}")
+
+    def _waiting(self, volume_id: str, row: _Row, image_id: str) -> Iterator[Finding]:
+        tries = row.intent.get("tries", 0)
+        if row.intent.get("image_id") == image_id and tries >= _MANY_TRIES:
+            what = f"its purge was tried {tries} times; cinderlite-manage explain {volume_id} says why"
+            subject = f"volume-{volume_id} ({image_id})"
+            yield self._finding("purge-waits", subject, what, "try again now", _hasten(volume_id))
+
+    # -- words
+
+    @property
+    def _pool(self) -> str:
+        return self._backend.cluster.pool
+
+    def _rbd(self, *words: str) -> str:
+        return " ".join(["rbd", "-c", self._backend.cluster.conffile, *words])
+
+    def _finding(self, kind: str, subject: str, what: str, remedy: str, repair: Repair | None = None) -> Finding:
+        return Finding(kind, self._backend.name, subject, what, remedy, repair)
+
+
+def _called(snap: Snap) -> str | None:
+    """What the database calls a snapshot; None for one that is not its business."""
+    return {USER: snap.name, GROUP: snap.origin}.get(snap.kind)
+
+
+def _set_volume(volume_id: str, seen: _Row, **values: Any) -> Repair:
+    table = models.Volume
+
+    def repair(world: World) -> bool:
+        with world.db.write() as session:
+            done = session.execute(
+                update(table)
+                .where(
+                    table.id == volume_id, table.deleted.is_(False), table.busy == 0, table.host == seen.host,
+                    table.status == seen.status, table.size == seen.size,
+                )
+                .values(updated_at=models.utcnow(), **values)
+                .execution_options(synchronize_session=False)
+            )  # fmt: skip
+        return bool(done.rowcount == 1)  # type: ignore[attr-defined]
+
+    return repair
+
+
+def _set_snapshot(snapshot_id: str, seen: _Snapshot) -> Repair:
+    table = models.Snapshot
+
+    def repair(world: World) -> bool:
+        with world.db.write() as session:
+            done = session.execute(
+                update(table)
+                .where(table.id == snapshot_id, table.busy == 0, table.status == seen.status)
+                .values(updated_at=models.utcnow(), status="error")
+                .execution_options(synchronize_session=False)
+            )
+        return bool(done.rowcount == 1)  # type: ignore[attr-defined]
+
+    return repair
+
+
+def _hasten(volume_id: str) -> Repair:
+    def repair(world: World) -> bool:
+        with world.db.write() as session:
+            return volumes.LIFECYCLE.hasten(session, volume_id) == 1
+
+    return repair

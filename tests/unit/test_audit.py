@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database against Ceph: what is found, what is explained by work, what is repaired and what never is."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from cinderlite import app as composition
+from cinderlite.cmd import manage
+from cinderlite.context import World
+from cinderlite.core import audit
+from cinderlite.db import models
+from conftest import Client, cluster_of, settle
+from fakes_cluster import FakeCluster
+
+GIB = 2**30
+two = pytest.mark.parametrize("conf", [{"enabled_backends": ["ceph", "fast"], "fast__rbd_pool": "nvme"}], indirect=True)
+
+
+def found(world: World, *, repair: bool = False) -> list[tuple[str, str]]:
+    return [(one.kind, one.subject) for one in audit.audit(world, repair=repair)]
+
+
+def snapshot(client: Client, volume: str) -> str:
+    made = client.post("/v3/snapshots", {"snapshot": {"volume_id": volume}})
+    assert made.status_code == 202, made.text
+    return str(made.json["snapshot"]["id"])
+
+
+def status(client: Client, kind: str, which: str) -> str:
+    return str(client.get(f"/v3/{kind}s/{which}").json[kind]["status"])
+
+
+def change(world: World, volume: str, **values: Any) -> None:
+    with world.db.write() as session:
+        session.execute(update(models.Volume).where(models.Volume.id == volume).values(**values))
+
+
+def held(world: World) -> Any:
+    """All that the fake clusters hold."""
+    return [
+        (dict(one.stored), {key: dict(value) for key, value in one.snaps.items()}, dict(one.bin))
+        for one in (cluster_of(world, name) for name in world.backends)
+    ]
+
+
+def test_nothing_is_found_where_all_is_well(client: Client, world: World, cluster: FakeCluster) -> None:
+    first = client.volume()["id"]
+    taken = snapshot(client, first)
+    client.volume(snapshot_id=taken)
+    made = client.post("/v3/backups", {"backup": {"volume_id": first}})
+    assert made.status_code == 202, made.text
+    settle(world)
+    gone = client.volume()["id"]
+    client.volume(source_volid=gone)
+    assert client.delete(f"/v3/volumes/{gone}").status_code == 202
+    cluster.create("somebody-elses", GIB)
+    cluster.snapshot(f"volume-{first}", "somebody-elses")
+    settle(world)
+    assert cluster.bin  # Held by its clone, and the purge is tried again.
+    assert found(world) == []
+
+
+def test_a_volume_without_its_image(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    del cluster.stored[f"volume-{volume}"]
+    assert found(world) == [("missing-image", f"volume-{volume}")]
+    assert status(client, "volume", volume) == "available"
+    [repaired] = audit.audit(world, repair=True)
+    assert repaired.repaired
+    assert status(client, "volume", volume) == "error"
+    assert found(world) == []
+    assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+
+
+def test_an_image_in_the_trash_is_brought_back_by_hand(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    image_id = cluster.trash(f"volume-{volume}")
+    [one] = audit.audit(world, repair=True)
+    assert not one.repaired
+    assert one.remedy == f"rbd -c /etc/ceph/ceph.conf trash restore --pool volumes {image_id}"
+    assert status(client, "volume", volume) == "available"
+
+
+@two
+def test_an_image_in_another_pool_is_not_gone(client: Client, world: World) -> None:
+    volume = client.volume()["id"]
+    name = f"volume-{volume}"
+    cluster_of(world, "fast").stored[name] = cluster_of(world).stored.pop(name)
+    before = held(world)
+    assert found(world, repair=True) == [("missing-image", name), ("extra-image", name)]
+    assert status(client, "volume", volume) == "available"
+    cluster_of(world, "fast").down = True
+    assert found(world, repair=True) == [("missing-image", name), ("unreachable", "nvme")]
+    assert status(client, "volume", volume) == "available"
+    assert held(world) == before
+
+
+def test_a_size_that_differs(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    cluster.grow(f"volume-{volume}", 2 * GIB + 1)
+    assert found(world, repair=True) == [("wrong-size", f"volume-{volume}")]
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["size"] == 3
+    assert cluster.stored[f"volume-{volume}"][1] == 2 * GIB + 1
+    assert found(world) == []
+
+
+def test_snapshots_that_only_one_side_has(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    name, stray, taken = f"volume-{volume}", uuid.uuid4(), snapshot(client, volume)
+    cluster.remove_snapshot(name, f"snapshot-{taken}")
+    leaked = [f"snapshot-{stray}", f"backup.{stray}.snap", f"image-cache-{stray}", f"volume-{stray}.clone_snap"]
+    for one in leaked:
+        cluster.snapshot(name, one)
+    cluster.group_snapshot(f"group_snapshot-{stray}", [name])
+    kept = dict(cluster.snaps[cluster.info(name).id])
+    everything = [*leaked, f"group_snapshot-{stray}"]
+    expected = {
+        ("missing-snapshot", f"{name}@snapshot-{taken}"),
+        *(("leaked-snapshot", f"{name}@{one}") for one in everything),
+    }
+    assert set(found(world, repair=True)) == expected
+    assert status(client, "snapshot", taken) == "error"
+    assert cluster.snaps[cluster.info(name).id] == kept
+    assert set(found(world)) == {one for one in expected if one[0] != "missing-snapshot"}
+
+
+def test_an_image_that_no_volume_has_is_never_touched(
+    client: Client, admin: Client, world: World, cluster: FakeCluster
+) -> None:
+    let_go, stranger = admin.volume()["id"], f"volume-{uuid.uuid4()}"
+    assert admin.post(f"/v3/volumes/{let_go}/action", {"os-unmanage": {}}).status_code == 202
+    cluster.create(stranger, GIB)
+    cluster.trash(stranger)
+    cluster.create(stranger, GIB)
+    before = held(world)
+    seen = {(one.kind, one.subject.partition(" ")[0]): one for one in audit.audit(world, repair=True)}
+    assert set(seen) == {("extra-image", f"volume-{let_go}"), ("extra-image", stranger), ("trash", stranger)}
+    assert not any(one.repaired for one in seen.values())
+    assert "unmanaged" in seen["extra-image", f"volume-{let_go}"].what
+    assert f"cinder manage testhost@ceph#ceph {stranger}" in seen["extra-image", stranger].remedy
+    assert held(world) == before
+
+
+def test_a_purge_that_waits_long_is_begun_again(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    cluster.children.add(cluster.info(f"volume-{volume}").id)
+    assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+    settle(world, passes=10)
+    assert found(world) == []
+    settle(world, passes=10)
+    [waits] = audit.audit(world)
+    assert waits.kind == "purge-waits"
+    cluster.children.clear()
+    [again] = audit.audit(world, repair=True)
+    assert again.repaired
+    with world.db.read() as session:
+        assert session.get_one(models.Volume, volume).lease_until == 0.0
+
+
+def test_work_under_way_explains_everything(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume, source = client.volume()["id"], client.volume()["id"]
+    cluster.grow(f"volume-{volume}", 2 * GIB)
+    cluster.snapshot(f"volume-{source}", f"volume-{volume}.clone_snap")
+    old = f"volume-{uuid.uuid4()}"
+    cluster.create(old, GIB)
+    change(world, volume, busy=1, status="managing", intent={"verb": "manage", "image": old})
+    assert found(world) == []
+    change(world, volume, busy=0, status="available", intent=None)
+    assert len(found(world)) == 3
+
+
+def test_what_changes_meanwhile_is_no_finding(
+    client: Client, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests go on between the readings of the rows and Ceph's."""
+    volume = client.volume()["id"]
+    look = audit._look
+
+    def meanwhile(*arguments: Any) -> Any:
+        assert client.delete(f"/v3/volumes/{volumes.pop()}").status_code == 202
+        volumes.append(client.volume()["id"])
+        taken = snapshot(client, volume)
+        size = client.get(f"/v3/volumes/{volume}").json["volume"]["size"] + 1
+        assert client.post(f"/v3/volumes/{volume}/action", {"os-extend": {"new_size": size}}).status_code == 202
+        seen = look(*arguments)
+        assert client.delete(f"/v3/snapshots/{taken}").status_code == 202
+        return seen
+
+    volumes = [client.volume()["id"]]
+    monkeypatch.setattr(audit, "_look", meanwhile)
+    assert found(world) == []
+
+
+def test_a_migration_that_nobody_is_at_work_on(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    del cluster.stored[f"volume-{volume}"]
+    cluster.migrations[f"volume-{volume}"] = "prepared"
+    [one] = audit.audit(world, repair=True)
+    assert (one.kind, one.repaired) == ("migration", False)
+    assert status(client, "volume", volume) == "available"
+
+
+def test_the_command(
+    client: Client,
+    world: World,
+    cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["cinderlite-manage", "audit", *words])
+        done = manage.main()
+        cluster.down = False  # The command closed it.
+        return done, capsys.readouterr().out
+
+    monkeypatch.setattr(composition, "real_world", lambda _conf: world)
+    volume = client.volume()["id"]
+    assert run() == (0, "the database and Ceph agree\n")
+    cluster.grow(f"volume-{volume}", 2 * GIB)
+    done, text = run()
+    assert done == 1
+    assert text == (
+        f"ceph: wrong-size: volume-{volume}: the volume has 1 GiB, its image {2 * GIB} bytes "
+        "-> --repair would: set the volume's size to 2 GiB\n"
+    )
+    done, text = run("--repair", "--json")
+    assert done == 0
+    [told] = json.loads(text)
+    assert (told["kind"], told["repairable"], told["repaired"]) == ("wrong-size", True, True)
