@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cinderlite import errors
+from cinderlite.ceph import checkup
 
 #: Seconds that each call may take.
 _PATIENCE = "30"
@@ -66,6 +67,7 @@ def steps(wanted: Wanted) -> Iterator[Step]:
 def connected(conffile: str, admin: str, keyring: str | None) -> Iterator[Any]:
     """A connection as an administrator. Raises CephUnavailable."""
     import rados
+    import rbd
 
     options = {"client_mount_timeout": _PATIENCE, "rados_mon_op_timeout": _PATIENCE, "rados_osd_op_timeout": _PATIENCE}
     if keyring is not None:
@@ -78,7 +80,7 @@ def connected(conffile: str, admin: str, keyring: str | None) -> Iterator[Any]:
         raise errors.CephUnavailable(f"no connection as {reason}") from error
     try:
         yield cluster
-    except rados.Error as error:
+    except (rados.Error, rbd.Error) as error:
         raise errors.CephError(f"Ceph refuses: {type(error).__name__}.") from error
     finally:
         cluster.shutdown()
@@ -99,11 +101,10 @@ class _Pool:
 
         with cluster.open_ioctx(self._name) as ioctx:
             present = set(ioctx.application_list())
-            if present == {"rbd"}:
+            if others := present - {"rbd"}:
+                raise errors.CephError(f"Pool {self._name} is used by {', '.join(sorted(others))} and was left alone.")
+            if present and checkup.is_initialised(ioctx):
                 return False
-            if present:
-                others = ", ".join(sorted(present))
-                raise errors.CephError(f"Pool {self._name} is used by {others} and was left as it is.")
             rbd.RBD().pool_init(ioctx, False)
         return True
 

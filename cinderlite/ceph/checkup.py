@@ -58,7 +58,7 @@ def examine(rados: Any, ioctx: Any, pool: str, user: str, known: AbstractSet[str
         clone_format=_clone_format(ioctx),
         erasure_coded=ours["type"] == _ERASURE_CODED,
         application="rbd" in ours["application_metadata"],
-        initialised=_is_initialised(ioctx),
+        initialised=is_initialised(ioctx),
         full=[flag for flag in str(ours["flags_names"]).split(",") if "full" in flag],
         health=sorted(ask(rados, "health")["checks"]),
         may_blocklist=_may_blocklist(rados),
@@ -76,7 +76,8 @@ def _clone_format(ioctx: Any) -> str | None:
     return None
 
 
-def _is_initialised(ioctx: Any) -> bool:
+def is_initialised(ioctx: Any) -> bool:
+    """Whether librbd was told that the pool is for images."""
     import rados
 
     try:

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(group: Any, name: str, command: Command, words: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = group.add_parser(name, help=words, description=f"{words.capitalize()}.")
+    parser: argparse.ArgumentParser = group.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
     parser.set_defaults(command=command)
     return parser
 

@@ -170,7 +170,7 @@ class _Checkup:
             what = f"the OSDs' clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
             yield self._bad("clocks", what, "run chrony on all of them")
         elif ahead is not None:
-            yield self._good("clocks", "the OSDs' agrees with this machine's")
+            yield self._good("clocks", "the OSDs' and this machine's agree")
 
     def _left_over(self) -> Iterator[Finding]:
         """What an earlier check did not come to remove; it may be another one that is just at work."""

@@ -131,7 +131,11 @@ def bootstrap_makes_what_is_missing(run: Manage, ceph: Ceph, keyring: pathlib.Pa
     assert ceph.command("auth", "print-key", f"client.{USER}").strip() not in text
     status, text = run(*words)
     assert (status, text.count("there already: ")) == (0, 3)
-    # Rights that somebody gave are left alone.
+    # Neither a pool of something else's nor rights that somebody gave are touched.
+    ceph.command("osd", "pool", "application", "enable", POOL, "rgw", "--yes-i-really-mean-it")
+    status, text = run(*words)
+    assert (status, f"{POOL} is used by rgw" in text) == (1, True)
+    ceph.command("osd", "pool", "application", "disable", POOL, "rgw", "--yes-i-really-mean-it")
     ceph.command("auth", "caps", f"client.{USER}", "mon", "allow *", "osd", "allow *")
     status, text = run(*words)
     assert status == 1
