@@ -20,7 +20,7 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster, Outline
 from cinderlite.ceph.look import GROUP, USER, Snap
 from cinderlite.context import Backend, World
-from cinderlite.core import volumes
+from cinderlite.core import encryption, volumes
 from cinderlite.db import models
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -68,6 +68,7 @@ class _Row(NamedTuple):
     host: str
     status: str
     size: int
+    header: int
     deleted: bool
     busy: int
     updated_at: Any
@@ -119,20 +120,18 @@ def _once(world: World, backend: Backend) -> dict[tuple[str, str], Finding]:
 
 
 def _read(world: World) -> _Rows:
-    volume, snapshot, backup = models.Volume, models.Snapshot, models.Backup
+    backup = models.Backup
     with world.db.read() as session:
         found = {
-            row[0]: _Row(*row[1:])
-            for row in session.execute(
-                select(
-                    volume.id, volume.host, volume.status, volume.size, volume.deleted, volume.busy,
-                    volume.updated_at, volume.intent,
-                )
+            row.id: _Row(
+                row.host, row.status, row.size, encryption.header_bytes(row), row.deleted, row.busy, row.updated_at,
+                row.intent,
             )
+            for row in session.scalars(select(models.Volume))
         }  # fmt: skip
         snapshots = {
             row.id: _Snapshot(row.volume_id, row.status, row.busy, row.held_as)
-            for row in session.scalars(select(snapshot))
+            for row in session.scalars(select(models.Snapshot))
         }
         backups = session.execute(select(backup.id, backup.details)).all()
         group_snapshots = session.scalars(select(models.GroupSnapshot)).all()
@@ -247,7 +246,7 @@ class _Comparison:
 
     def _differences(self, volume_id: str, row: _Row, outline: Outline) -> Iterator[Finding]:
         name = f"volume-{volume_id}"
-        size = -(-outline.size_bytes // volumes.GIB)
+        size = -(-(outline.size_bytes - row.header) // volumes.GIB)
         if size != row.size:
             what = f"the volume has {row.size} GiB, its image {outline.size_bytes} bytes"
             remedy = f"set the volume's size to {size} GiB"

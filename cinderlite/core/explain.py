@@ -21,7 +21,7 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Portrait
 from cinderlite.ceph.look import TRASH, USER, Relative, Snap
 from cinderlite.context import World
-from cinderlite.core import states
+from cinderlite.core import encryption, states
 from cinderlite.core.volumes import GIB
 from cinderlite.db import models
 
@@ -101,7 +101,18 @@ def _look(world: World, volume: models.Volume) -> tuple[str | None, tuple[str, P
 
 
 def _volume(volume: models.Volume) -> Told:
-    names = ("id", "name", "project_id", "status", "size", "host", "migration_status", "group_id", "multiattach")
+    names = (
+        "id",
+        "name",
+        "project_id",
+        "status",
+        "size",
+        "host",
+        "migration_status",
+        "group_id",
+        "multiattach",
+        "encrypted",
+    )
     told = {name: getattr(volume, name) for name in names}
     return told | {
         "volume_type": volume.volume_type.name,
@@ -166,7 +177,7 @@ def _remarks(volume: models.Volume, image: Portrait, pool: str) -> Iterator[str]
     """What does not fit together, unless work under way explains it."""
     if volume.busy or volume.deleted:
         return
-    if -(-image.size_bytes // GIB) != volume.size:
+    if -(-(image.size_bytes - encryption.header_bytes(volume)) // GIB) != volume.size:
         yield f"the volume has {volume.size} GiB and its image {_size(image.size_bytes)}: cinderlite-manage audit"
     if image.watchers and not volume.attachments:
         yield "a client has the image open, but the volume is attached nowhere; the watch of a dead one ends after 30 s"
@@ -190,7 +201,7 @@ def _paragraphs(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "volume", [f"{volume['id']}{named}"]
     yield "status", [volume["status"] + _because(volume["last_error"] if told["work"] is None else None)]
     yield "size", [f"{volume['size']} GiB"]
-    yield "type", [volume["volume_type"]]
+    yield "type", [volume["volume_type"] + (", encrypted" if volume["encrypted"] else "")]
     yield "project", [volume["project_id"]]
     yield "host", [volume["host"]]
     yield "work", _shown_work(told["work"])

@@ -13,8 +13,9 @@ from sqlalchemy import update
 from cinderlite import app as composition
 from cinderlite.cmd import manage
 from cinderlite.context import World
-from cinderlite.core import audit
+from cinderlite.core import audit, explain
 from cinderlite.db import models
+from cinderlite.keys import luks
 from conftest import Client, cluster_of, settle
 from fakes_cluster import FakeCluster
 
@@ -108,6 +109,19 @@ def test_a_size_that_differs(client: Client, world: World, cluster: FakeCluster)
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["size"] == 3
     assert cluster.stored[f"volume-{volume}"][1] == 2 * GIB + 1
     assert found(world) == []
+
+
+def test_the_header_of_an_encrypted_volume_is_none_of_its_size(
+    client: Client, world: World, cluster: FakeCluster
+) -> None:
+    volume = client.volume()["id"]
+    change(world, volume, encryption_key_id=str(uuid.uuid4()))
+    cluster.grow(f"volume-{volume}", GIB + luks.DATA_OFFSET)
+    assert found(world) == []
+    assert explain.explain(world, volume)["remarks"] == []
+    cluster.grow(f"volume-{volume}", 2 * GIB + luks.DATA_OFFSET)
+    assert found(world, repair=True) == [("wrong-size", f"volume-{volume}")]
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["size"] == 2
 
 
 def test_snapshots_that_only_one_side_has(client: Client, world: World, cluster: FakeCluster) -> None:
