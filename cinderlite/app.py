@@ -66,6 +66,7 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         detach_wait=conf.guests.detach_wait,
         guest_gone_after=conf.guests.guest_gone_after,
         max_attachments=conf.guests.max_disk_devices_to_attach,
+        retention=conf.deleted_volume_retention,
         internal_project=conf.cinder_internal_tenant_project_id or "",
         internal_user=conf.cinder_internal_tenant_user_id or "",
     )
@@ -87,6 +88,7 @@ def real_world(conf: cfg.ConfigOpts) -> World:
             observe=metrics.observe_guest,
         ),
         jobs=Jobs(conf.job_threads),
+        flattening=Jobs(conf.rbd_concurrent_flatten_operations),
         backup_cluster=_backup_cluster(conf),
         images=images(conf),
         keys=keys(conf, db),
@@ -158,6 +160,7 @@ def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
         max_over_subscription_ratio=section.max_over_subscription_ratio,
         cluster_name=section.rbd_cluster_name,
         secret_uuid=section.rbd_secret_uuid,
+        max_clone_depth=section.rbd_max_clone_depth,
         image_cache=(
             ImageCache(section.image_volume_cache_max_size_gb, section.image_volume_cache_max_count)
             if section.image_volume_cache_enabled

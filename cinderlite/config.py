@@ -147,6 +147,19 @@ SERVICE = [
         min=1,
         help="Jobs that move data (backups, images, moves between pools) which one process does at a time.",
     ),
+    cfg.IntOpt(
+        "rbd_concurrent_flatten_operations",
+        default=3,
+        min=1,
+        help="Clones beyond rbd_max_clone_depth that one process makes whole at a time, beside its job_threads.",
+    ),
+    cfg.IntOpt(
+        "deleted_volume_retention",
+        default=0,
+        min=0,
+        help="Seconds for which 'cinderlite-manage volume undelete' can bring a deleted volume back. Its data take up "
+        "space until then, but do not count for the project's quota. 0: they are removed at once.",
+    ),
     cfg.StrOpt("backup_ceph_pool", help="Pool that backups are kept in; without it there are no backups."),
     cfg.StrOpt(
         "backup_ceph_conf", default="/etc/ceph/ceph.conf", help="Configuration file of the cluster of that pool."
@@ -268,6 +281,13 @@ BACKEND = [
     cfg.IntOpt("rados_connect_timeout", default=5, min=1, help="Seconds to wait for a connection to the cluster."),
     cfg.IntOpt("rados_mon_op_timeout", default=5, min=1, help="Seconds to wait for an answer of a monitor."),
     cfg.IntOpt("rados_osd_op_timeout", default=10, min=1, help="Seconds to wait for an answer of an OSD."),
+    cfg.IntOpt(
+        "rbd_max_clone_depth",
+        default=5,
+        min=0,
+        help="Images that may be below a clone, each one made from the next. A clone with more can be used at once and "
+        "is made whole in the background; with 0 every clone is.",
+    ),
     cfg.FloatOpt(
         "rbd_call_timeout",
         default=15.0,

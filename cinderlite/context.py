@@ -37,6 +37,8 @@ class Settings:
     detach_wait: float
     guest_gone_after: float
     max_attachments: int
+    #: Seconds for which a deleted volume can be brought back.
+    retention: float = 0.0
     #: The project and user that own what the service keeps for itself; without both it keeps nothing.
     internal_project: str = ""
     internal_user: str = ""
@@ -64,6 +66,8 @@ class Backend:
     cluster_name: str
     #: The libvirt secret that holds the key; None for the cluster's fsid.
     secret_uuid: str | None
+    #: A clone with more images below it is made whole in the background.
+    max_clone_depth: int
     #: None: images that were copied are not kept.
     image_cache: ImageCache | None = None
 
@@ -96,6 +100,8 @@ class World:
     backends: Mapping[str, Backend]
     guests: Hypervisor
     jobs: Jobs
+    #: For making images whole, apart from `jobs`: nobody's work ever waits for that.
+    flattening: Jobs
     #: The cluster with the backup pool, if there are to be backups.
     backup_cluster: Cluster | None = None
     #: None: there is no image service.

@@ -58,6 +58,7 @@ The tree (class, status)::
         ├── BackupServiceMissing          no backup pool is configured
         ├── KeyStoreUnavailable           the keys of encrypted volumes cannot be had
         ├── MembersBusy                   volumes of a group are still on their way
+        ├── AtWork, LeavingOff            an image is made whole only while nothing else is under way on its volume
         ├── Superseded                    the work's lease was lost: somebody else does it now
         └── DatabaseUnavailable
 
@@ -453,6 +454,14 @@ class KeyStoreUnavailable(Unavailable):
 
 class MembersBusy(Unavailable):
     template = "Operations on volumes of group {0} are still under way."
+
+
+class AtWork(Unavailable):
+    template = "An operation on volume {0} is under way."
+
+
+class LeavingOff(Unavailable):
+    template = "The image of volume {0} is still being made whole; that is about to leave off."
 
 
 class Superseded(Unavailable):

@@ -43,6 +43,12 @@ def checkpoint() -> None:
         raise errors.Superseded
 
 
+def asker() -> Callable[[], bool]:
+    """For what is called back in a thread of a library's: whether the work of *this* thread is to leave off."""
+    job: _Job | None = getattr(_HERE, "job", None)
+    return lambda: job is not None and job.lost
+
+
 class Jobs:
     """At most `threads` jobs at a time in this process; with 0 a job is done at once by who starts it (for tests)."""
 
@@ -52,6 +58,14 @@ class Jobs:
         self._running: set[_Job] = set()
         self._stopped = False
         self._heart: threading.Thread | None = None
+
+    @property
+    def room(self) -> int:
+        """How many more jobs can be started now."""
+        with self._changed:
+            if self._limit == 0:
+                return 1
+            return 0 if self._stopped else self._limit - len(self._running)
 
     def start(self, work: Callable[[], None], beat: Callable[[], bool], lease: float) -> bool:
         """Do `work` in a thread; False, and nothing is begun, if all threads are taken or the process is ending."""

@@ -31,6 +31,20 @@ BACKEND = prometheus_client.Histogram(
     ["backend", "verb", "ok"],
     buckets=_FAST,
 )
+FLATTENS_WAITING = prometheus_client.Gauge(
+    "cinderlite_flattens_waiting",
+    "Volumes beyond rbd_max_clone_depth whose image nobody has begun to make whole",
+    ["backend"],
+    multiprocess_mode="livemax",
+)
+FLATTENS_RUNNING = prometheus_client.Gauge(
+    "cinderlite_flattens_running", "Images that are being made whole", multiprocess_mode="livesum"
+)
+FLATTEN_OBJECTS_LEFT = prometheus_client.Gauge(
+    "cinderlite_flatten_objects_left",
+    "Objects still to be done of the images that are being made whole",
+    multiprocess_mode="livesum",
+)
 
 
 def observe_ceph(verb: str, seconds: float, ok: bool) -> None:

@@ -110,7 +110,7 @@ def world(conf: cfg.ConfigOpts, databases: Databases, database: Database, reques
     vault = FakeCluster(pool="backups")
     images = composition.images(conf)
     keys = OwnKeys(database, MasterKey([os.urandom(32)]))
-    made = World(settings, database, backends, FakeHypervisor(), Jobs(0), vault, images, keys)
+    made = World(settings, database, backends, FakeHypervisor(), Jobs(0), Jobs(0), vault, images, keys)
     types.ensure_default(made)
     group_types.ensure_reserved(made)
     return made

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from cinderlite import errors
+from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Capacity, Cluster, Facts, Outline, Portrait
 from cinderlite.ceph.data import CHUNK_BYTES, OpenImage
 from cinderlite.ceph.images import ImageInfo, SnapshotInfo
@@ -70,6 +70,11 @@ class FakeCluster(Cluster):
         self.facts = Facts("pacific", "mimic", None, False, True, True, [], [], True, False, [])
         #: seconds that its clock is ahead of ours
         self.clock = 0.0
+        #: id of an image in the trash → bytes
+        self.resting: dict[str, int] = {}
+        #: what happens to the image of that name while it is being made whole
+        self.meanwhile: Callable[[str], object] = lambda _name: None
+        self.addresses = frozenset({"192.0.2.1:0/1"})
         self.monitor_map = [("127.0.0.1", 6789)]
         self.base64_key: str | None = "AQBmYWtlIGtleSBub3QgYSBzZWNyZXQgYXQgYWxsIQ=="
         self.cluster_id = str(uuid.UUID(int=1))
@@ -119,15 +124,17 @@ class FakeCluster(Cluster):
         info: ImageInfo = self._do(name, lambda: self._look(name))
         return info
 
-    def trash(self, name: str) -> str | None:
+    def trash(self, name: str, besides: AbstractSet[str] = frozenset(), *, keep_seconds: int = 0) -> str | None:
+        del keep_seconds
+
         def step() -> str | None:
             if name not in self.stored:
                 ids = [image_id for image_id, former in self.bin.items() if former == name]
                 return ids[-1] if ids else None
             found = self._look(name)
-            if found.watchers:
-                raise errors.ImageBusy(name, ", ".join(found.watchers))
-            del self.stored[name]
+            if strangers := sorted(set(found.watchers) - besides):
+                raise errors.ImageBusy(name, ", ".join(strangers))
+            self.resting[found.id] = self.stored.pop(name)[1]
             self.bin[found.id] = name
             return found.id
 
@@ -144,10 +151,47 @@ class FakeCluster(Cluster):
             if image_id in self.children or self.snaps.get(image_id) or image_id in self.parents.values():
                 raise errors.ImageBusy(image_id, "its snapshots or clones")
             self.bin.pop(image_id, None)
+            self.resting.pop(image_id, None)
             self.parents.pop(image_id, None)
             return True
 
         return bool(self._do(image_id, step))
+
+    def restore(self, image_id: str, name: str) -> None:
+        def step() -> None:
+            if name in self.stored and self.stored[name][0] != image_id:
+                raise errors.ImageExists(name)
+            if name in self.stored:
+                return
+            if image_id not in self.bin:
+                raise errors.ImageNotFound(name)
+            del self.bin[image_id]
+            self.stored[name] = image_id, self.resting.pop(image_id)
+
+        self._do(name, step)
+
+    def depth(self, name: str, most: int) -> int:
+        def step() -> int:
+            parents = {child: above for pool in (*self.others.values(), self) for child, above in pool.parents.items()}
+            found, image_id = 0, self._look(name).id
+            while image_id in parents and found < most:
+                found, image_id = found + 1, parents[image_id]
+            return found
+
+        return int(self._do(name, step))
+
+    def flatten(
+        self, name: str, begin: Callable[[AbstractSet[str]], None], progress: Callable[[int, int], None]
+    ) -> None:
+        self.check()
+        begin(self.addresses)
+        found = self._look(name)
+        if found.id in self.parents:
+            for done in range(2):
+                progress(done, 2)
+                self.meanwhile(name)
+                jobs.checkpoint()
+            self.parents.pop(found.id)
 
     def grow(self, name: str, size_bytes: int) -> None:
         def step() -> None:

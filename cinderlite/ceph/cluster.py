@@ -350,13 +350,22 @@ class Cluster:
         info: ImageInfo = self._call("info", lambda c: images.info(c.ioctx, name, self._ourselves()), name)
         return info
 
-    def trash(self, name: str) -> str | None:
+    def trash(self, name: str, besides: AbstractSet[str] = frozenset(), *, keep_seconds: int = 0) -> str | None:
         """Move an image to the trash, or find it there; its id for `purge`, None if there is no trace of it.
 
-        Raises ImageBusy naming the addresses of other clients that have it open.
+        For `keep_seconds` only `purge` removes it. Raises ImageBusy naming the addresses of other clients, but for
+        those in `besides`, that have it open.
         """
-        image_id: str | None = self._call("trash", lambda c: images.trash(c.ioctx, name, self._ourselves()), name)
+
+        def step(connection: _Connection) -> str | None:
+            return images.trash(connection.ioctx, name, self._ourselves() | besides, keep_seconds)
+
+        image_id: str | None = self._call("trash", step, name)
         return image_id
+
+    def restore(self, image_id: str, name: str) -> None:
+        """Take an image out of the trash; done too if it is out already. Raises ImageNotFound, ImageExists."""
+        self._call("restore", lambda c: images.restore(c.ioctx, image_id, name), name)
 
     def purge(self, image_id: str, snaps: Sequence[str] = ()) -> bool:
         """Remove an image from the trash, the snapshots named first; False while a client's watch has not lapsed.
@@ -464,6 +473,25 @@ class Cluster:
     def copy(self, source: str, name: str, size_bytes: int) -> None:
         """Make an image that starts as another one is now, sharing its data. Raises ImageNotFound."""
         self._call("copy", lambda c: images.copy(c.ioctx, source, name, size_bytes), name)
+
+    def depth(self, name: str, most: int) -> int:
+        """How many images are below a clone, each made from the next, counted up to `most`. Raises ImageNotFound."""
+        return int(self._call("depth", lambda c: images.depth(c.rados, c.ioctx, name, most), name))
+
+    def flatten(
+        self, name: str, begin: Callable[[AbstractSet[str]], None], progress: Callable[[int, int], None]
+    ) -> None:
+        """Give a clone all that it shares with others; an earlier try is gone on with. Takes as long as there are data.
+
+        `begin` is told the addresses that the image will be open under, `progress` now and then how many objects of
+        how many are done. Raises ImageNotFound, and what `begin` raises.
+        """
+
+        def step(connection: _Connection) -> None:
+            begin(connection.addresses)
+            images.flatten(connection.ioctx, name, progress)
+
+        self._bulk("flatten", step, name)
 
     def roll_back(self, name: str, snap: str) -> None:
         """Write a snapshot's data over its image; takes as long as there are data. Raises ImageNotFound."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -73,10 +73,11 @@ def info(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> ImageInfo:
         return ImageInfo(str(image.id()), int(image.size()), sorted(watchers - ourselves))
 
 
-def trash(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> str | None:
+def trash(ioctx: Any, name: str, ourselves: AbstractSet[str], keep_seconds: int = 0) -> str | None:
     """Move the image to the trash and return its id, which outlives the name; None when there is no trace of it.
 
-    librbd moves an image to the trash under a running guest without a word, so the guard against that is here.
+    librbd moves an image to the trash under a running guest without a word, so the guard against that is here. For
+    `keep_seconds` others, who empty the trash as a whole, leave it there.
     """
     import rbd
 
@@ -84,7 +85,7 @@ def trash(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> str | None:
         found = info(ioctx, name, ourselves)
         if found.watchers:
             raise errors.ImageBusy(name, ", ".join(found.watchers))
-        rbd.RBD().trash_move(ioctx, name, 0)
+        rbd.RBD().trash_move(ioctx, name, keep_seconds)
     except rbd.ImageNotFound:
         ids = [image_id for image_id, trashed_name in trashed(ioctx) if trashed_name == name]
         _clear(ioctx, name, ids[-1] if ids else None)
@@ -130,6 +131,18 @@ def purge(ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
     except rbd.ImageHasSnapshots:
         raise errors.ImageBusy(image_id, "its snapshots or clones") from None
     return True
+
+
+def restore(ioctx: Any, image_id: str, name: str) -> None:
+    """Take an image out of the trash; done too if it is out already. Raises ImageNotFound, ImageExists."""
+    import rbd
+
+    try:
+        rbd.RBD().trash_restore(ioctx, image_id, name)
+    except rbd.ImageNotFound:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            if str(image.id()) != image_id:
+                raise errors.ImageExists(name) from None
 
 
 def snapshot(ioctx: Any, name: str, snap: str) -> None:
@@ -209,6 +222,60 @@ def _is_clone(ioctx: Any, name: str) -> bool:
     except rbd.ImageNotFound:  # No image, or one without a parent.
         return False
     return True
+
+
+def depth(rados: Any, ioctx: Any, name: str, most: int) -> int:
+    """How many images are below an image, counted up to `most`. Raises ImageNotFound.
+
+    Each is opened by its id, since it may be in the trash; one that we may not open is the last.
+    """
+    import rbd
+
+    with contextlib.ExitStack() as pools:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            parent = _parent(image)
+        found = 0
+        while parent is not None and found < most:
+            pool, namespace, image_id = parent
+            found += 1
+            below = pools.enter_context(rados.open_ioctx(pool))
+            below.set_namespace(namespace)
+            try:
+                with rbd.Image(below, image_id=image_id, read_only=True) as image:
+                    parent = _parent(image)
+            except (rbd.ImageNotFound, rbd.PermissionError):
+                parent = None
+    return found
+
+
+def _parent(image: Any) -> tuple[str, str, str] | None:
+    """Pool, namespace and id of the image that an open one was made from; None if it shares nothing."""
+    import rbd
+
+    try:
+        spec = image.get_parent_image_spec()
+        return str(spec["pool_name"]), str(spec["pool_namespace"]), str(image.parent_id())
+    except rbd.ImageNotFound:
+        return None
+
+
+def flatten(ioctx: Any, name: str, progress: Callable[[int, int], None]) -> None:
+    """Give an image all that it shares with those below it; done too if it shares nothing. Raises ImageNotFound.
+
+    What an earlier try copied is not copied again. Others can use the image meanwhile: the client that writes to it is
+    asked to do the work, and goes on with it when this one is killed.
+    """
+    import rbd
+
+    leave_off = jobs.asker()
+
+    def go_on(done: int, total: int) -> int:
+        progress(done, total)
+        return -errno.ECANCELED if leave_off() else 0
+
+    with rbd.Image(ioctx, name) as image:
+        if _parent(image) is not None:
+            image.flatten(on_progress=go_on)
 
 
 def grow(ioctx: Any, name: str, size_bytes: int) -> None:

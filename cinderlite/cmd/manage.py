@@ -20,7 +20,7 @@ from oslo_config import cfg
 from cinderlite import app, config, errors
 from cinderlite.ceph import bootstrap
 from cinderlite.context import World
-from cinderlite.core import audit, backups, checkup, explain, purge
+from cinderlite.core import audit, backups, checkup, explain, purge, undelete
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
 
@@ -40,6 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     backup = groups.add_parser("backup", help="backups").add_subparsers(dest="action", required=True)
     check = _add(backup, "verify", _verify, "read backups and compare them with the digests taken when they were made")
     check.add_argument("ids", nargs="+", metavar="ID", help="ids of backups")
+    volume = groups.add_parser("volume", help="volumes").add_subparsers(dest="action", required=True)
+    _add(volume, "deleted", _deleted, "list the deleted volumes that can be brought back")
+    back = _add(volume, "undelete", _undelete, "bring deleted volumes back, with their snapshots")
+    back.add_argument("ids", nargs="+", metavar="ID", help="ids of volumes")
+    back.add_argument("--force", action="store_true", help="also beyond the quota of their projects")
     one = _add(groups, "explain", _explain, "tell all that is known of a volume")
     one.add_argument("volume", metavar="VOLUME", help="its id or its name")
     _as_json(one)
@@ -125,6 +130,35 @@ def _verify(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
                 print(f"{backup_id}: {backups.verify(world, backup_id)} pieces are as they were stored")
             except (errors.BackendError, errors.BackupNotFound, errors.InvalidBackup) as error:
                 print(f"{backup_id}: {error}")
+                failed = 1
+    return failed
+
+
+def _deleted(conf: cfg.ConfigOpts, _arguments: argparse.Namespace) -> int:
+    lines = [("ID", "NAME", "PROJECT", "GIB", "DELETED AT", "PURGED AT")]
+    with _world(conf) as world:
+        for one in undelete.listed(world):
+            purged = datetime.datetime.fromtimestamp(one.purge_at or 0.0, datetime.UTC)
+            lines.append((one.id, one.name or "-", one.project_id, str(one.size), _utc(one.deleted_at), _utc(purged)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _utc(moment: datetime.datetime | None) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
+
+
+def _undelete(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    """Bring each volume back and say what it is then; 1 if one is not."""
+    failed = 0
+    with _world(conf) as world:
+        for volume_id in arguments.ids:
+            try:
+                print(f"{volume_id}: {undelete.undelete(world, volume_id, force=arguments.force).status}")
+            except errors.CinderliteError as error:
+                print(f"{volume_id}: {error}")
                 failed = 1
     return failed
 

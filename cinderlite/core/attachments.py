@@ -199,12 +199,11 @@ def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None
 
     librbd itself would let two writers take turns on one image, and their file systems would not survive it.
     """
-    cluster = world.cluster(volume.host)
-    if not cluster.info(volume.image).watchers or volume.id in guest.disks():
+    if not holders.strangers(world, volume) or volume.id in guest.disks():
         return
     # An attach that was interrupted can have left this guest's own node open: close it, then look again.
     guest.detach(volume.id, 0)
-    watchers = cluster.info(volume.image).watchers
+    watchers = holders.strangers(world, volume)
     if watchers:
         raise errors.InvalidVolume(f"volume {volume.id} is still open elsewhere: {', '.join(watchers)}")
 
@@ -262,7 +261,7 @@ def _refuse_watched(world: World, attachment: models.Attachment) -> None:
     with world.db.read() as session:
         volume = session.get_one(models.Volume, attachment.volume_id)
     try:
-        watchers = world.cluster(volume.host).info(volume.image).watchers
+        watchers = holders.strangers(world, volume)
     except errors.ImageNotFound:
         return
     if watchers:

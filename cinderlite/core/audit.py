@@ -73,6 +73,8 @@ class _Row(NamedTuple):
     busy: int
     updated_at: Any
     intent: Any
+    #: Id of the image by which it can be brought back.
+    kept: str | None
 
 
 class _Snapshot(NamedTuple):
@@ -125,7 +127,7 @@ def _read(world: World) -> _Rows:
         found = {
             row.id: _Row(
                 row.host, row.status, row.size, encryption.header_bytes(row), row.deleted, row.busy, row.updated_at,
-                row.intent,
+                row.intent, (row.kept or {}).get("image_id"),
             )
             for row in session.scalars(select(models.Volume))
         }  # fmt: skip
@@ -316,6 +318,8 @@ class _Comparison:
             yield from self._waiting(match[1], row, image_id)
         if match[1] in self._moving or (row is not None and not row.deleted):
             return  # A volume at rest without its image is another finding.
+        if row is not None and row.kept == image_id:
+            return  # It can still be brought back.
         command = self._rbd("trash rm --pool", self._pool, image_id)
         what = "it is in the trash, and nobody will remove it from there"
         yield self._finding("trash", f"{name} ({image_id})", what, f"if nobody needs it: {command}")

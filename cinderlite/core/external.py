@@ -202,7 +202,7 @@ def _is_open(ctx: Context, attachment: models.Attachment) -> bool:
         volume = session.get_one(models.Volume, attachment.volume_id)
         others = [one for one in _held(session, volume.id) if one.id != attachment.id and one.status == "attached"]
     try:
-        watchers = ctx.world.cluster(volume.host).info(volume.image).watchers
+        watchers = holders.strangers(ctx.world, volume)
     except errors.ImageNotFound:
         return False
     return len(watchers) > len(others)

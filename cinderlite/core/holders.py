@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from cinderlite import errors
+from cinderlite.context import World
+from cinderlite.core import states
 from cinderlite.db import models
 
 #: An attachment's status → its volume's, the strongest first. What could not be taken out again may still be there.
@@ -24,6 +27,32 @@ SHOWN = {
 }
 #: The statuses of a volume that say nothing but who holds it.
 FOLLOWING = frozenset({"available", *SHOWN.values()})
+
+
+def strangers(world: World, volume: models.Volume) -> list[str]:
+    """Addresses of the clients that have a volume's image open, without those of this service. Raises ImageNotFound."""
+    cluster = world.cluster(volume.host)
+    found = cluster.info(volume.image).watchers
+    if found:
+        found = sorted(set(found) - ours(world, volume.id))
+    if found:  # Maybe one of ours ended in between; it closes the image before it is no longer noted.
+        found = sorted(set(found).intersection(cluster.info(volume.image).watchers))
+    return found
+
+
+def ours(world: World, volume_id: str) -> frozenset[str]:
+    """Addresses of the client, maybe another process's, by which the volume's image is being made whole."""
+    with world.db.read() as session:
+        clients = session.scalar(select(models.Flatten.clients).where(models.Flatten.id == volume_id))
+    return frozenset(clients or ())
+
+
+def leave_off(world: World, volume_id: str) -> None:
+    """Have the image of a volume that is at work be left alone until that is done. Raises LeavingOff until it is."""
+    with world.db.write() as session:
+        at_it = states.stop(session, models.Flatten, volume_id)
+    if at_it:
+        raise errors.LeavingOff(volume_id)
 
 
 def status(attachments: Iterable[str]) -> str:

@@ -61,19 +61,19 @@ def find(world: World, session: Session, image_id: str, checksum: str | None) ->
     return found
 
 
-def use(world: World, volume: models.Volume, entry_id: str | None) -> bool:
-    """Make a new volume's image from an entry; False if it is too big, or gone."""
+def use(world: World, volume: models.Volume, entry_id: str | None) -> int | None:
+    """Make a new volume's image from an entry, and return its clone depth; None if it is too big, or gone."""
     with world.db.read() as session:
         entry = session.get(models.Volume, entry_id) if entry_id is not None else None
     if entry is None or entry.deleted or entry.size > volume.size:
-        return False
+        return None
     try:
         world.cluster(volume.host).copy(entry.image, volume.image, volume.size * GIB)
     except errors.ImageNotFound:
-        return False
+        return None
     with world.db.write() as session:
         session.execute(update(models.Volume).where(models.Volume.id == entry.id).values(updated_at=models.utcnow()))
-    return True
+    return entry.clone_depth + 1
 
 
 def keep(world: World, volume: models.Volume, metadata: Mapping[str, str], size: int) -> None:
@@ -121,6 +121,7 @@ def _new(ctx: Context, volume: models.Volume, metadata: Mapping[str, str], size:
         host=volume.host,
         volume_type_id=volume.volume_type_id,
         bootable=True,
+        clone_depth=volume.clone_depth + 1,
         image_metadata_rows=[models.ImageMetadata(key=key, value=value) for key, value in metadata.items()],
     )
 

@@ -167,23 +167,25 @@ def _origin(ctx: Context, session: Session, found: Found) -> Origin:
     )
 
 
-def _fill(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
+def _fill(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     cluster = world.cluster(volume.host)
     if volume.encrypted:  # What others have of the image is plain, and what this one gets is its own.
         cluster.create(volume.image, encryption.image_bytes(volume))
         _show_downloading(world, volume)
         _copy(world, volume, arguments["id"])
-        return
+        return {}
     parent = arguments["parent"]
     if parent is not None and cluster.fsid() == parent["fsid"]:
         cluster.clone_elsewhere(parent["pool"], parent["image"], parent["snap"], volume.image, volume.size * GIB)
-        return
-    if image_cache.use(world, volume, arguments.get("cached", {}).get(volume.host)):
-        return
+        return {"clone_depth": 1}
+    depth = image_cache.use(world, volume, arguments.get("cached", {}).get(volume.host))
+    if depth is not None:
+        return {"clone_depth": depth}
     cluster.create(volume.image, volume.size * GIB)
     _show_downloading(world, volume)
     image, end = _copy(world, volume, arguments["id"])
     image_cache.keep(world, volume, _metadata(image), max(image.needs_gigabytes, -(-end // GIB)))
+    return {}
 
 
 volumes.SOURCES["image_id"] = volumes.Source(_origin, _fill)

@@ -121,8 +121,10 @@ def _look(cluster: Cluster, name: str) -> Any:
 
 
 @volumes.LIFECYCLE.step("manage")
-def _manage(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
-    world.cluster(volume.host).rename(arguments["image"], volume.image)
+def _manage(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    where = world.backend(volume.host)
+    where.cluster.rename(arguments["image"], volume.image)
+    return {"clone_depth": where.cluster.depth(volume.image, where.max_clone_depth + 1)}
 
 
 def _owners(session: Session, names: Sequence[str], where: Backend) -> dict[str, str]:

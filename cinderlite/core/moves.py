@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import encryption, placement, pools, quotas, services, types, volumes
+from cinderlite.core import encryption, holders, placement, pools, quotas, services, types, volumes
 from cinderlite.db import models
 
 NEVER, ON_DEMAND = "never", "on-demand"
@@ -166,6 +166,7 @@ def _retyped(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _moved(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     target = world.backend(arguments["host"])
+    holders.leave_off(world, volume.id)
     world.cluster(volume.host).move(volume.image, target.cluster.pool)
     return {"host": target.pool, "availability_zone": target.availability_zone, "migration_status": "success"}
 

@@ -55,6 +55,8 @@ def _removable(model: type[Any], before: datetime.datetime) -> Select[str]:
     chosen = select(table.c.id).where(table.c.deleted, table.c.deleted_at < before)
     if issubclass(model, models.Working):
         chosen = chosen.where(table.c.busy == 0)
+    if model is models.Volume:
+        chosen = chosen.where(table.c.purge_at.is_(None))
     for column in _naming(model):
         other = column.table.alias()
         chosen = chosen.where(~exists().where(other.c[column.name] == table.c.id))

@@ -15,7 +15,18 @@ from sqlalchemy import delete
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import attachments, backups, group_snapshots, groups, pools, services, snapshots, volumes
+from cinderlite.core import (
+    attachments,
+    backups,
+    flattens,
+    group_snapshots,
+    groups,
+    pools,
+    services,
+    snapshots,
+    undelete,
+    volumes,
+)
 from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
@@ -28,6 +39,7 @@ MACHINES = (
     groups.LIFECYCLE,
     attachments.LIFECYCLE,
     backups.LIFECYCLE,
+    flattens.LIFECYCLE,
 )
 
 
@@ -40,7 +52,7 @@ def once(world: World) -> int:
             if owner is not None:
                 machine.run(world, row_id, owner)
                 worked += 1
-    return worked + len(attachments.reconcile(world))
+    return worked + undelete.purge_due(world) + flattens.begin(world) + len(attachments.reconcile(world))
 
 
 def hasten(world: World, model: type[Any] | None = None, row_id: str | None = None) -> int:

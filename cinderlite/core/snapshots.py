@@ -262,7 +262,7 @@ def _like(volume: models.Volume, **more: Any) -> volumes.Origin:
         bootable=volume.bootable,
         image_metadata=image_metadata.shown(volume),
         encryption_key_id=volume.encryption_key_id,
-        columns=more,
+        columns={"clone_depth": volume.clone_depth + 1, **more},
     )
 
 
@@ -275,8 +275,10 @@ def _from_snapshot(ctx: Context, session: Session, snapshot_id: str) -> volumes.
     query = select(models.Volume).where(models.Volume.id == snapshot.volume_id).options(*volumes.SHOWN)
     # The snapshot brought the row along, without what else is needed here.
     volume = session.scalars(query.execution_options(populate_existing=True)).one()
-    verb = "create" if snapshot.group_snap is None else "fill"
-    return dataclasses.replace(_like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id), verb=verb)
+    if snapshot.group_snap is None:
+        return _like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id)
+    copied = _like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id, clone_depth=0)
+    return dataclasses.replace(copied, verb="fill")
 
 
 def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from cinderlite import errors, metrics
 from cinderlite.context import World
 from cinderlite.db import models
+from cinderlite.jobs import Jobs
 
 LOG = logging.getLogger(__name__)
 
@@ -176,11 +177,15 @@ class Machine:
         if not self.moves[row.intent["verb"]].long:
             return self._work(world, row, owner)
         lease = world.settings.lease
-        if not world.jobs.start(
+        if not self._jobs(world).start(
             lambda: self._job(world, row, owner), lambda: self._renew(world, row_id, owner, lease), lease
         ):
             self._release(world, row_id, owner)
         return Outcome("begun")
+
+    def _jobs(self, world: World) -> Jobs:
+        """Who does what is long."""
+        return world.jobs
 
     def give_up(self, world: World, row_id: str, owner: str, error: errors.CinderliteError) -> None:
         """Settle a verb as failed, before its step was begun, if `owner` holds the row's lease."""
@@ -325,6 +330,17 @@ class Machine:
                 return None
             row.lease_owner, row.lease_until = owner, now + lease
         return owner
+
+
+def stop(session: Session, model: type[Any], row_id: str) -> bool:
+    """Have a job on a row leave off, if there is one; whether it still is at it. What is left has its next turn."""
+    row = session.get(model, row_id, with_for_update=True)
+    owner = None if row is None else row.lease_owner
+    if row is None or owner is None or row.lease_until < time.time() or owner_is_dead(owner):
+        return False
+    if not owner.startswith(_TOLD_TO_STOP):
+        row.lease_owner = _TOLD_TO_STOP + owner
+    return True
 
 
 def _intent(verb: str, request_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

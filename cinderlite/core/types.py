@@ -174,9 +174,10 @@ def lock(session: Session, type_id: str) -> models.VolumeType:
 
 
 def is_in_use(session: Session, type_id: str) -> bool:
-    """Whether a volume has the type or is being given it. Call under `lock`."""
+    """Whether a volume, or a deleted one that can be brought back, has the type or is being given it. Under `lock`."""
     table = models.Volume
-    holding = select(table.id).where(table.volume_type_id == type_id, table.deleted.is_(False)).limit(1)
+    there = or_(table.deleted.is_(False), table.purge_at.is_not(None))
+    holding = select(table.id).where(table.volume_type_id == type_id, there).limit(1)
     if session.scalar(holding) is not None:
         return True
     retyping = session.scalars(select(table.intent).where(table.busy == 1, table.status == "retyping"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,20 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import copies, encryption, messages, placement, pools, quotas, services, states, types, vault
+from cinderlite.core import (
+    copies,
+    encryption,
+    holders,
+    kept,
+    messages,
+    placement,
+    pools,
+    quotas,
+    services,
+    states,
+    types,
+    vault,
+)
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
 
@@ -40,6 +54,7 @@ LIFECYCLE = states.Machine(
     Move("upload", frozenset({"available"}),  "uploading", RETURN,      RETURN, long=True),
     Move("reimage", frozenset({"available", "error"}), "downloading", RETURN, "error", long=True),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
+    Move("undelete", frozenset({"deleted"}),  "creating",  "available", RETURN),
     Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
 
@@ -420,10 +435,13 @@ def backup_snaps(session: Session, volume_ids: Sequence[str]) -> list[str]:
 
 @LIFECYCLE.step("delete")
 def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    image_id = world.cluster(volume.host).trash(volume.image)
+    keep = int(world.settings.retention)
+    image_id = world.cluster(volume.host).trash(volume.image, holders.ours(world, volume.id), keep_seconds=keep)
     if image_id is None:
         encryption.forget_key(world, volume)
         return {}
+    if keep:
+        return {"purge_at": time.time() + keep, "kept": {"image_id": image_id, "snaps": arguments.get("snaps", [])}}
     return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}
 
 
@@ -455,13 +473,20 @@ def _settled(
         )
     if intent["verb"] in ("migrate", "retype_and_move") and error is not None:
         volume.migration_status = "error"
+    if intent["verb"] == "undelete":
+        volume.deleted = error is not None
+        if error is None and intent["before"] not in ("available", "error_deleting"):
+            volume.status = "error"
     if volume.deleted:
         end_transfers(session, volume.id)
+        session.execute(sqlalchemy.delete(models.Flatten).where(models.Flatten.id == volume.id))
     if intent["verb"] in ("retype", "retype_and_move") and error is None:
         taken_along = sqlalchemy.update(models.Snapshot).where(models.Snapshot.volume_id == volume.id)
         session.execute(taken_along.values(volume_type_id=volume.volume_type_id))
-    if intent["verb"] in ("delete", "revert"):
-        _settle_snapshots(session, volume.id, gone=intent["verb"] == "delete" and error is None)
+    if intent["verb"] == "delete" and volume.purge_at is not None:
+        kept.remember(session, volume)
+    if intent["verb"] in ("delete", "revert", "undelete"):
+        _settle_snapshots(session, volume.id, gone=volume.deleted)
 
 
 def _settle_snapshots(session: Session, volume_id: str, *, gone: bool) -> None:
@@ -563,6 +588,7 @@ def _revert(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
     if arguments.get("copy"):
         copies.write_over(cluster, volume.image, volume.image, arguments["snap"])
     else:
+        holders.leave_off(world, volume.id)  # librbd refuses it while another client can take the lock.
         cluster.roll_back(volume.image, arguments["snap"])
 
 

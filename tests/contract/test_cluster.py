@@ -180,6 +180,17 @@ def test_trash_and_purge_may_be_repeated(cluster: Cluster, name: str) -> None:
     assert cluster.trash(name) is None
 
 
+def test_an_image_that_somebody_has_open_is_not_trashed_unless_that_is_said(
+    cluster: Cluster, name: str, watched: Callable[[str], contextlib.AbstractContextManager[Any]]
+) -> None:
+    cluster.create(name, GIB)
+    with watched(name):
+        clients = cluster.info(name).watchers
+        with pytest.raises(errors.ImageBusy):
+            cluster.trash(name, frozenset({"192.0.2.9:0/9"}))
+        assert cluster.trash(name, frozenset(clients)) is not None
+
+
 def test_a_name_may_be_used_again_while_its_image_is_in_the_trash(cluster: Cluster, name: str) -> None:
     cluster.create(name, GIB)
     old = cluster.trash(name)

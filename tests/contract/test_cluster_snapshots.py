@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from cinderlite import errors
+from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster
+from cinderlite.ceph.data import CHUNK_BYTES
 from fakes_cluster import FakeCluster
 
 GIB = 2**30
@@ -259,3 +263,149 @@ def test_an_image_of_another_pool_can_be_cloned(cluster: Cluster, target: Cluste
             target.size_elsewhere(pool, image, snap)
         with pytest.raises(errors.ImageNotFound):
             target.clone_elsewhere(pool, image, snap, f"{name}-other", GIB)
+
+
+def chain(cluster: Cluster, name: str) -> list[str]:
+    """An image, a clone of it, and a clone of that."""
+    cluster.create(name, GIB)
+    made = [name]
+    for one in (f"{name}-1", f"{name}-2"):
+        cluster.snapshot(made[-1], "snap")
+        cluster.clone(made[-1], "snap", one, GIB)
+        made.append(one)
+    return made
+
+
+def test_what_is_below_a_clone_is_counted(cluster: Cluster, name: str) -> None:
+    made = chain(cluster, name)
+    assert [cluster.depth(one, 9) for one in made] == [0, 1, 2]
+    assert cluster.depth(made[2], 1) == 1
+    cluster.trash(made[0])
+    cluster.remove_snapshot(made[1], "snap")
+    assert cluster.depth(made[2], 9) == 2
+    with pytest.raises(errors.ImageNotFound):
+        cluster.depth(f"{name}-that-is-not-there", 9)
+
+
+def test_a_clone_is_made_whole_and_frees_what_was_below(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    cluster.create(name, GIB)
+    write(name, "shared")
+    cluster.snapshot(name, "snap")
+    cluster.clone(name, "snap", f"{name}-1", GIB)
+    cluster.snapshot(f"{name}-1", "own")
+    told: list[object] = []
+    for _ in range(2):
+        cluster.flatten(f"{name}-1", told.append, lambda done, total: told.append(0 <= done <= total))
+    addresses = [one for one in told if one is not True]
+    assert len(addresses) == 2
+    assert all(addresses)
+    assert len(told) > 2
+    assert cluster.depth(f"{name}-1", 9) == 0
+    assert [one.name for one in cluster.snapshots(f"{name}-1")] == ["own"]
+    parent = cluster.trash(name)
+    assert parent is not None
+    assert gone(cluster, parent, ("snap",))
+    assert read(f"{name}-1") == "shared"
+    with pytest.raises(errors.ImageNotFound):
+        cluster.flatten(f"{name}-that-is-not-there", told.append, lambda _done, _total: None)
+
+
+def test_a_flatten_that_may_not_begin_does_nothing(cluster: Cluster, name: str) -> None:
+    made = chain(cluster, name)
+
+    def refuse(_addresses: object) -> None:
+        raise errors.AtWork(name)
+
+    with pytest.raises(errors.AtWork):
+        cluster.flatten(made[1], refuse, lambda _done, _total: None)
+    assert cluster.depth(made[1], 9) == 1
+
+
+def test_a_flatten_leaves_off_when_its_lease_is_lost(cluster: Cluster, name: str) -> None:
+    made = chain(cluster, name)
+    job = jobs._Job(lambda: None, lambda: True, 60.0)
+    jobs._HERE.job = job
+    try:
+        with pytest.raises(errors.Superseded):
+            cluster.flatten(made[1], lambda _addresses: None, lambda _done, _total: setattr(job, "lost", True))
+    finally:
+        jobs._HERE.job = None
+    assert cluster.depth(made[1], 9) == 1
+    cluster.flatten(made[1], lambda _addresses: None, lambda _done, _total: None)
+    assert cluster.depth(made[2], 9) == 1
+
+
+def test_an_image_comes_back_from_the_trash(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    cluster.create(name, GIB)
+    write(name, "kept")
+    cluster.snapshot(name, "snap")
+    image_id = cluster.trash(name, keep_seconds=3600)
+    assert image_id is not None
+    for _ in range(2):
+        cluster.restore(image_id, name)
+    assert cluster.info(name).id == image_id
+    assert read(name) == "kept"
+    assert [one.name for one in cluster.snapshots(name)] == ["snap"]
+    assert (image_id, name) not in cluster.trashed()
+    with pytest.raises(errors.ImageExists):
+        cluster.restore("0123456789ab", name)
+    with pytest.raises(errors.ImageNotFound):
+        cluster.restore("0123456789ab", f"{name}-that-is-not-there")
+
+
+def test_an_image_that_is_kept_in_the_trash_can_be_purged_all_the_same(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    image_id = cluster.trash(name, keep_seconds=3600)
+    assert image_id is not None
+    assert cluster.purge(image_id)
+    with pytest.raises(errors.ImageNotFound):
+        cluster.restore(image_id, name)
+
+
+def test_an_image_can_be_used_while_it_is_made_whole(cluster: Cluster, name: str) -> None:
+    clone, begun = f"{name}-1", threading.Event()
+    cluster.create(name, GIB // 2)
+    with cluster.opened(name, write=True) as image:
+        for number in range(16):
+            image.write(number * CHUNK_BYTES, bytes([number]) * CHUNK_BYTES)
+    cluster.snapshot(name, "snap")
+    cluster.clone(name, "snap", clone, GIB // 2)
+
+    def slowly(_done: int, _total: int) -> None:
+        begun.set()
+        time.sleep(0.01)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(cluster.flatten, clone, lambda _addresses: None, slowly)
+        assert begun.wait(10)
+        cluster.snapshot(clone, "own")
+        cluster.grow(clone, GIB)
+        with cluster.opened(clone, write=True) as image:
+            image.write(0, b"new")
+        cluster.clone(clone, "own", f"{name}-2", GIB)
+        whole.result(30)
+    assert cluster.depth(clone, 9) == 0
+    for one, start in ((clone, b"new\0"), (f"{name}-2", bytes(4))):
+        with cluster.opened(one) as image:
+            assert image.read(0, 4) == start
+            assert all(image.read(number * CHUNK_BYTES, 1) == bytes([number]) for number in range(1, 16))
+
+
+def test_an_image_can_be_deleted_while_it_is_made_whole(cluster: Cluster, name: str) -> None:
+    clone, begun = f"{name}-1", threading.Event()
+    cluster.create(name, GIB // 2)
+    cluster.snapshot(name, "snap")
+    cluster.clone(name, "snap", clone, GIB // 2)
+
+    def slowly(_done: int, _total: int) -> None:
+        begun.set()
+        time.sleep(0.01)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(cluster.flatten, clone, lambda _addresses: None, slowly)
+        assert begun.wait(10)
+        image_id = cluster.trash(clone)
+        assert image_id is not None
+        with contextlib.suppress(errors.CinderliteError):
+            whole.result(30)
+    assert gone(cluster, image_id)

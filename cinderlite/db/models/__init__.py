@@ -25,6 +25,7 @@ from cinderlite.db.models.types import (
     VolumeType,
 )
 from cinderlite.db.models.volumes import (
+    Flatten,
     ImageMetadata,
     Snapshot,
     SnapshotMetadata,
@@ -41,6 +42,7 @@ __all__ = [
     "DefaultType",
     "EncryptionKey",
     "ExtraSpec",
+    "Flatten",
     "Group",
     "GroupSnapshot",
     "GroupType",

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, Boolean, Double, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from cinderlite.db.models.attachments import Attachment
@@ -34,6 +34,8 @@ class Volume(Dated, Named, Working, Base):
         Index("volumes_of_project_by_status", "project_id", "deleted", "status", "created_at", "id"),
         Index("volumes_named", "deleted", "name"),
         Index("volumes_by_zone", "deleted", "availability_zone"),
+        Index("volumes_by_depth", "deleted", "clone_depth"),
+        Index("volumes_by_purge", "purge_at"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
@@ -52,8 +54,14 @@ class Volume(Dated, Named, Working, Base):
     source_volid: Mapped[str | None] = mapped_column(String(36))
     group_id: Mapped[str | None] = mapped_column(String(36))
     encryption_key_id: Mapped[str | None] = mapped_column(String(36))
+    #: At most so many images are below this one; fewer when one of those was made whole since.
+    clone_depth: Mapped[int] = mapped_column(Integer, default=0)
     deleted: Mapped[bool] = mapped_column(Boolean, default=False)
     deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    #: When (seconds since 1970) the image of a deleted volume that can still be brought back is to go.
+    purge_at: Mapped[float | None] = mapped_column(Double)
+    #: What else is needed to bring it back: `image_id` and `snaps` in Ceph, `snapshots` as their rows were.
+    kept: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     volume_type: Mapped[VolumeType] = relationship(lazy="raise")
     metadata_rows: Mapped[list[VolumeMetadata]] = relationship(
@@ -76,6 +84,16 @@ class Volume(Dated, Named, Working, Base):
     def image(self) -> str:
         """Name of the RBD image: Cinder's, so that either service can take over the other's volumes."""
         return f"volume-{self.id}"
+
+
+class Flatten(Working, Base):
+    """A volume whose image is being made whole, or was begun to be; `id` is the volume's, which knows nothing of it."""
+
+    __tablename__ = "flattens"
+
+    id: Mapped[str] = mapped_column(String(36), ForeignKey("volumes.id", ondelete="CASCADE"), primary_key=True)
+    #: Addresses in Ceph of the client that does it, so that nobody takes it for somebody who uses the volume.
+    clients: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class VolumeMetadata(Base):
