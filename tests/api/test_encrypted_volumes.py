@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from cinderlite import errors
 from cinderlite.context import World
+from cinderlite.core import undelete
 from cinderlite.core.keys import OwnKeys
 from cinderlite.db import models
 from cinderlite.keys import luks
@@ -477,6 +478,16 @@ def test_an_image_that_could_be_cloned_is_copied_and_not_kept(
     assert head(cluster, made["id"]).startswith(b"LUKS")
     assert len(cluster.stored) == kept + 1
     assert client.volume(imageRef=image)["status"] == "available"
+
+
+@pytest.mark.parametrize("conf", [{"deleted_volume_retention": 3600}], indirect=True)
+def test_a_volume_that_can_be_brought_back_keeps_its_key(client: Client, world: World, volume: str) -> None:
+    mine = key_of(world, volume)
+    assert client.delete(f"/v3/volumes/{volume}").status_code == 202
+    settle(world)
+    assert keys(world) == {mine}
+    undelete.undelete(world, volume)
+    assert attach(client, world, volume)[1].status_code == 200
 
 
 # -- what a crash leaves
