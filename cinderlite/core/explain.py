@@ -28,7 +28,7 @@ from cinderlite.db import models
 #: How far a migration must be for its target to be opened.
 _OPENABLE = frozenset({"prepared", "executing", "executed"})
 #: What may be under way beside a volume and have a part in it.
-_BESIDE: tuple[type[Any], ...] = (models.Volume, models.Backup, models.Group, models.GroupSnapshot)
+_BESIDE: tuple[type[Any], ...] = (models.Volume, models.Backup, models.Group, models.GroupSnapshot, models.Flatten)
 
 Told = dict[str, Any]
 
@@ -64,7 +64,7 @@ def explain(world: World, which: str) -> Told:
         pool, portrait = seen
         told["image"] = {"pool": pool, "name": volume.image, **dataclasses.asdict(portrait)}
         del told["image"]["snapshots"]
-        told["remarks"] = list(_remarks(volume, portrait, pool))
+        told["remarks"] = list(_remarks(volume, portrait, pool, at_work=bool(elsewhere)))
     told["snapshots"] = _snapshots(snapshots, seen[1].snapshots if seen else None)
     told["remarks"] += [
         f"snapshot {one['id']} is not in Ceph"
@@ -89,8 +89,9 @@ def _find(session: Session, which: str) -> models.Volume:
 def _look(world: World, volume: models.Volume) -> tuple[str | None, tuple[str, Portrait] | None]:
     """How far a move is, and the image with the pool that it is in; None while nobody may open it."""
     cluster, intent = world.cluster(volume.host), volume.intent or {}
-    if "image_id" in intent:
-        return None, (cluster.pool, cluster.portrait(volume.image, intent["image_id"]))
+    in_trash = intent.get("image_id") or (volume.kept or {}).get("image_id")
+    if volume.deleted and in_trash is not None:
+        return None, (cluster.pool, cluster.portrait(volume.image, in_trash))
     state = cluster.migration(volume.image)
     if state is None:
         return None, (cluster.pool, cluster.portrait(volume.image))
@@ -144,7 +145,9 @@ def _elsewhere(session: Session, volume: models.Volume) -> Iterator[Told]:
     """Work on other things that this volume, or its group, has a part in: a backup of it, a clone that is made."""
     ours = {volume.id, volume.group_id} - {None}
     for model in _BESIDE:
-        for row in session.scalars(select(model).where(model.busy == 1, model.id != volume.id)):
+        for row in session.scalars(select(model).where(model.busy == 1)):
+            if row is volume:
+                continue
             columns = {
                 getattr(row, name, None) for name in ("id", "volume_id", "group_id") if model is not models.Volume
             }
@@ -173,13 +176,13 @@ def _row(row: models.Snapshot | None) -> Told:
     return {"id": row.id, "status": row.status, "work": _work(row)}
 
 
-def _remarks(volume: models.Volume, image: Portrait, pool: str) -> Iterator[str]:
+def _remarks(volume: models.Volume, image: Portrait, pool: str, *, at_work: bool) -> Iterator[str]:
     """What does not fit together, unless work under way explains it."""
     if volume.busy or volume.deleted:
         return
     if -(-(image.size_bytes - encryption.header_bytes(volume)) // GIB) != volume.size:
         yield f"the volume has {volume.size} GiB and its image {_size(image.size_bytes)}: cinderlite-manage audit"
-    if image.watchers and not volume.attachments:
+    if image.watchers and not volume.attachments and not at_work:
         yield "a client has the image open, but the volume is attached nowhere; the watch of a dead one ends after 30 s"
     for flag in image.flags:
         yield f"{flag}: rbd object-map rebuild {pool}/{volume.image}"

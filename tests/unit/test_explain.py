@@ -134,6 +134,23 @@ def test_what_does_not_fit_is_said(client: Client, world: World, cluster: FakeCl
     assert "not in Ceph" in text(told)
 
 
+def test_the_services_own_work_has_the_image_open(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    cluster.watchers[f"volume-{volume}"] = ["192.0.2.7:0/1"]
+    with world.db.write() as session:
+        session.add(models.Flatten(id=volume, status="flattening", busy=1, intent={"verb": "flatten"}))
+    told = explain.explain(world, volume)
+    assert [(one["kind"], one["work"]["verb"]) for one in told["work_elsewhere"]] == [("flatten", "flatten")]
+    assert told["remarks"] == []
+
+
+def test_a_deleted_volume_that_can_come_back(client: Client, world: World, cluster: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    image_id = cluster.trash(f"volume-{volume}")
+    change(world, volume, deleted=True, status="deleted", kept={"image_id": image_id, "snaps": []})
+    assert explain.explain(world, volume)["image"]["id"] == image_id
+
+
 def test_an_image_that_is_gone_and_a_cluster_that_is_down(client: Client, world: World, cluster: FakeCluster) -> None:
     volume = client.volume()["id"]
     kept = cluster.stored.pop(f"volume-{volume}")
