@@ -41,7 +41,7 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
         _refuse_impossible(session, current, kind)
         if types.is_multiattach(kind) != current.multiattach and not may_share:
             raise errors.Forbidden(types.SHARING)
-        quotas.admit_retype(session, ctx.settings, current.project_id, kind, current.size)
+        quotas.admit_retype(session, ctx.settings, current.project_id, kind, _counted(session, current))
         target = _place(ctx, session, current, kind, within_reach)
         if target is not where and (policy != ON_DEMAND or current.status != "available"):
             raise errors.InvalidInput(
@@ -64,6 +64,15 @@ def retype(ctx: Context, volume: models.Volume, wanted: str, policy: str = NEVER
         if owner is not None and target is not where:
             current.migration_status = "migrating"
     _run(ctx, volume, owner)
+
+
+def _counted(session: Session, volume: models.Volume) -> list[int]:
+    """The sizes that count for the volume's project: its own first, then those of its snapshots."""
+    table = models.Snapshot
+    own = select(table.volume_size).where(
+        table.volume_id == volume.id, table.project_id == volume.project_id, table.consumes_quota
+    )
+    return [volume.size, *session.scalars(own)]
 
 
 def _place(
@@ -98,7 +107,10 @@ def _refuse_impossible(session: Session, volume: models.Volume, kind: models.Vol
 
 
 def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
-    """Move a volume to the pool `host@backend#pool`. Raises InvalidVolume, InvalidInput, InvalidHost."""
+    """Move a volume to the pool `host@backend#pool`, if its type may be there.
+
+    Raises InvalidVolume, InvalidInput, InvalidHost.
+    """
     where = ctx.world.backend(volume.host)
     target = _target(ctx, host)
     if target is where:
@@ -110,6 +122,7 @@ def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
         if target.name in services.closed(session, ctx.world):
             raise errors.InvalidHost(host)
         current = volumes.lock(session, volume.id)
+        _refuse_unfit(session, current, target)
         _refuse_held(session, current)
         owner = volumes.LIFECYCLE.begin(
             session,
@@ -126,8 +139,20 @@ def migrate(ctx: Context, volume: models.Volume, host: str) -> None:
     _run(ctx, volume, owner)
 
 
+def _refuse_unfit(session: Session, volume: models.Volume, target: Backend) -> None:
+    """Raise InvalidInput for a back end where volumes of that type must not be: nothing could be cloned there."""
+    kind = session.get_one(models.VolumeType, volume.volume_type_id)
+    session.refresh(kind, ["extra_spec_rows"])
+    if not placement.fits(target, kind, target.availability_zone):
+        raise errors.InvalidInput(f"volumes of type {kind.name} cannot be on {target.pool}")
+
+
 def _refuse_held(session: Session, volume: models.Volume) -> None:
-    """Raise InvalidVolume for a volume whose data are in a snapshot of several images: that cannot move along."""
+    """Raise InvalidVolume for a volume that another is being made from, or with data that cannot move along.
+
+    Those are in a snapshot of several images.
+    """
+    volumes.refuse_source(session, volume.id)
     table = models.Snapshot
     held = select(table.id).where(table.volume_id == volume.id, table.group_snap.is_not(None)).limit(1)
     if session.scalar(held) is not None:

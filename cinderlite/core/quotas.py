@@ -129,9 +129,15 @@ def admit_extend(
     _admit(session, settings, project_id, {"gigabytes": new - old}, kind, largest=new)
 
 
-def admit_retype(session: Session, settings: Settings, project_id: str, kind: models.VolumeType, size: int) -> None:
-    """Refuse another volume of `size` GiB in a type's own quota; the project's as a whole does not change."""
-    _admit(session, settings, project_id, {"gigabytes": size, "volumes": 1}, kind, only_of_type=True)
+def admit_retype(
+    session: Session, settings: Settings, project_id: str, kind: models.VolumeType, sizes: Sequence[int]
+) -> None:
+    """Refuse a volume in a type's own quota, with `sizes` its own and those of the snapshots that get the type with it.
+
+    The project's quota as a whole does not change.
+    """
+    snapshots = {"snapshots": len(sizes) - 1} if len(sizes) > 1 else {}
+    _admit(session, settings, project_id, {"gigabytes": sum(sizes), "volumes": 1} | snapshots, kind, only_of_type=True)
 
 
 def admit_transfer(

@@ -50,6 +50,19 @@ def test_a_types_own_quota_holds(client: Client, admin: Client, world: World) ->
     assert client.get(f"/v3/volumes/{second}").json["volume"]["status"] == "available"
 
 
+def test_a_types_own_quota_holds_for_the_snapshots_that_get_it(client: Client, world: World) -> None:
+    make_type(world, "gold")
+    with world.db.write() as session:
+        session.add(models.Quota(project_id=PROJECT, resource="snapshots_gold", limit=1))
+        session.add(models.Quota(project_id=PROJECT, resource="gigabytes_gold", limit=2))
+    first, second = client.volume()["id"], client.volume()["id"]
+    for volume in (first, second, second):
+        assert client.post("/v3/snapshots", {"snapshot": {"volume_id": volume}}).status_code == 202
+    assert act(client, second, "os-retype", new_type="gold").status_code == 413
+    assert act(client, first, "os-retype", new_type="gold").status_code == 202
+    assert client.post("/v3/volumes", {"volume": {"size": 1, "volume_type": "gold"}}).status_code == 413
+
+
 @two
 def test_a_type_says_where_a_volume_goes(admin: Client, world: World) -> None:
     make_type(world, "quick", volume_backend_name="fast")
@@ -107,6 +120,15 @@ def test_nothing_is_moved_to_a_disabled_back_end(admin: Client, world: World) ->
     assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 400
     assert admin.put("/v3/os-services/enable", named).status_code == 200
     assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+
+
+@two
+def test_a_volume_is_not_moved_to_where_its_type_cannot_be(admin: Client, world: World) -> None:
+    make_type(world, "quick", volume_backend_name="fast")
+    volume = admin.volume(volume_type="quick")["id"]
+    assert act(admin, volume, "os-migrate_volume", host="testhost@ceph#ceph").status_code == 400
+    assert admin.get(f"/v3/volumes/{volume}").json["volume"]["os-vol-host-attr:host"] == FAST
+    assert admin.volume(source_volid=volume)["status"] == "available"
 
 
 @two
