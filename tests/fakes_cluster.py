@@ -29,7 +29,8 @@ _TOTAL = 100 * 2**30
 class FakeCluster(Cluster):
     """Knobs: `down` refuses everything, `stuck` lets calls on images begin and not end before `release()`.
 
-    `watchers` are the foreign clients by image name, `children` the ids of images in the trash that clones need.
+    `watchers` are the foreign clients by image name, `children` the ids of images in the trash that clones need. `life`
+    is called right before and right after everything that changes something: a process may end there by raising.
     """
 
     def __init__(self, *, pool: str = "volumes", user: str | None = "cinderlite") -> None:
@@ -39,6 +40,7 @@ class FakeCluster(Cluster):
         self.conffile = "/etc/ceph/ceph.conf"
         self.down = False
         self.stuck = False
+        self.life: Callable[[], None] = lambda: None
         self.total_bytes = self.free_bytes = _TOTAL
         #: Whether the manager has figures of the pool already.
         self.statistics = True
@@ -111,7 +113,7 @@ class FakeCluster(Cluster):
             if found != size_bytes:
                 raise errors.ImageExists(name)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def write_head(self, name: str, data: bytes) -> None:
         def step() -> None:
@@ -138,7 +140,7 @@ class FakeCluster(Cluster):
             self.bin[found.id] = name
             return found.id
 
-        image_id: str | None = self._do(name, step)
+        image_id: str | None = self._change(name, step)
         return image_id
 
     def purge(self, image_id: str, snaps: Sequence[str] = ()) -> bool:
@@ -146,16 +148,17 @@ class FakeCluster(Cluster):
             name = self.bin.get(image_id)
             if name is not None and self.watchers.get(name):
                 return False
-            for snap in snaps:
-                self.snaps.get(image_id, {}).pop(snap, None)
-            if image_id in self.children or self.snaps.get(image_id) or image_id in self.parents.values():
+            held = self.snaps.get(image_id, {})
+            for snap in [one for one in held if one in snaps or one.endswith(".clone_snap")]:
+                del held[snap]
+            if image_id in self.children or self.snaps.get(image_id) or self._has_clones(image_id):
                 raise errors.ImageBusy(image_id, "its snapshots or clones")
             self.bin.pop(image_id, None)
             self.resting.pop(image_id, None)
             self.parents.pop(image_id, None)
             return True
 
-        return bool(self._do(image_id, step))
+        return bool(self._change(image_id, step))
 
     def restore(self, image_id: str, name: str) -> None:
         def step() -> None:
@@ -198,10 +201,10 @@ class FakeCluster(Cluster):
             found = self._look(name)
             self.stored[name] = found.id, max(found.size_bytes, size_bytes)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def share(self, name: str) -> None:
-        self._do(name, lambda: self.shared.add(self._look(name).id))
+        self._change(name, lambda: self.shared.add(self._look(name).id))
 
     def rename(self, name: str, new: str) -> None:
         def step() -> None:
@@ -211,7 +214,7 @@ class FakeCluster(Cluster):
                 self.stored[new] = self.stored.pop(name)
             self._look(new)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def snapshot(self, name: str, snap: str) -> None:
         def step() -> None:
@@ -219,14 +222,14 @@ class FakeCluster(Cluster):
             held = found.size_bytes, self.data.get(found.id, "")
             self.snaps.setdefault(found.id, {}).setdefault(snap, held)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def remove_snapshot(self, name: str, snap: str) -> None:
         def step() -> None:
             if name in self.stored:
                 self.snaps.get(self._look(name).id, {}).pop(snap, None)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def rename_snapshot(self, name: str, snap: str, new: str) -> None:
         def step() -> None:
@@ -236,7 +239,7 @@ class FakeCluster(Cluster):
                     raise errors.ImageNotFound(f"{name}@{snap}")
                 held[new] = held.pop(snap)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def snapshots(self, name: str) -> list[SnapshotInfo]:
         def step() -> list[SnapshotInfo]:
@@ -321,7 +324,7 @@ class FakeCluster(Cluster):
             yield self._relative(image_id)
 
     def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
-        self._do(name, lambda: self._clone(parent, snap, name, size_bytes))
+        self._change(name, lambda: self._clone(parent, snap, name, size_bytes))
 
     def size_elsewhere(self, pool: str, name: str, snap: str) -> int:
         def step() -> int:
@@ -343,17 +346,24 @@ class FakeCluster(Cluster):
                 self.parents[made] = above
                 self.data[made] = self.others[pool].snaps[above][snap][1]
 
-        self._do(name, step)
+        self._change(name, step)
 
     def copy(self, source: str, name: str, size_bytes: int) -> None:
-        def step() -> None:
-            found = self._look(source)
-            held = self.snaps.setdefault(found.id, {})
-            held["now"] = found.size_bytes, self.data.get(found.id, "")
-            self._clone(source, "now", name, size_bytes)
-            del held["now"]
+        snap = f"{name}.clone_snap"
 
-        self._do(name, step)
+        def freeze() -> None:
+            if name not in self.stored:
+                found = self._look(source)
+                held = found.size_bytes, self.data.get(found.id, "")
+                self.snaps.setdefault(found.id, {}).setdefault(snap, held)
+
+        def tidy() -> None:
+            if source in self.stored:
+                self.snaps.get(self._look(source).id, {}).pop(snap, None)
+
+        self._change(name, freeze)
+        self._change(name, lambda: self._clone(source, snap, name, size_bytes))
+        self._change(name, tidy)
 
     def roll_back(self, name: str, snap: str) -> None:
         def step() -> None:
@@ -364,7 +374,7 @@ class FakeCluster(Cluster):
             self.stored[name] = found.id, size
             self.data[found.id] = data
 
-        self._do(name, step)
+        self._change(name, step)
 
     def move(self, name: str, pool: str) -> None:
         def step() -> None:
@@ -377,8 +387,11 @@ class FakeCluster(Cluster):
             target.stored[name] = self.stored.pop(name)
             target.snaps[found.id] = self.snaps.pop(found.id, {})
             target.data[found.id] = self.data.pop(found.id, "")
+            target.notes[found.id] = self.notes.pop(found.id, {})
+            if found.id in self.parents:
+                target.parents[found.id] = self.parents.pop(found.id)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def group_snapshot(self, group: str, names: Sequence[str]) -> None:
         def step() -> None:
@@ -389,7 +402,7 @@ class FakeCluster(Cluster):
                 self.snaps.setdefault(found.id, {})[group] = held
             self.group_snaps.add(group)
 
-        self._do(group, step)
+        self._change(group, step)
 
     def remove_group_snapshot(self, group: str, names: Sequence[str]) -> None:
         del names
@@ -399,7 +412,7 @@ class FakeCluster(Cluster):
                 held.pop(group, None)
             self.group_snaps.discard(group)
 
-        self._do(group, step)
+        self._change(group, step)
 
     @contextlib.contextmanager
     def opened(self, name: str, snap: str | None = None, *, write: bool = False) -> Iterator[FakeOpenImage]:
@@ -411,27 +424,29 @@ class FakeCluster(Cluster):
         yield FakeOpenImage(self, name, snap)
 
     def put_object(self, name: str, data: bytes) -> None:
-        self.check()
-        self.objects[name] = data
+        self._change(name, lambda: self.objects.update({name: data}))
 
     def get_object(self, name: str) -> bytes:
         self.check()
         return self.objects.get(name, b"")
 
     def drop_object(self, name: str) -> None:
-        self.check()
-        self.objects.pop(name, None)
+        self._change(name, lambda: self.objects.pop(name, None))
+
+    def _has_clones(self, image_id: str) -> bool:
+        return any(image_id in pool.parents.values() for pool in (self, *self.others.values()))
 
     def _clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
+        if name in self.stored:
+            return  # Of an earlier try: its parent may be gone by now.
         above = self._look(parent)
         if snap not in self.snaps.get(above.id, {}) or snap in self.group_snaps:
             raise errors.ImageNotFound(name)
         size, data = self.snaps[above.id][snap]
-        if name not in self.stored:
-            made = uuid.uuid4().hex[:12]
-            self.stored[name] = made, max(size, size_bytes)
-            self.parents[made] = above.id
-            self.data[made] = data
+        made = uuid.uuid4().hex[:12]
+        self.stored[name] = made, max(size, size_bytes)
+        self.parents[made] = above.id
+        self.data[made] = data
 
     def images(self, prefix: str) -> set[str]:
         self.check()
@@ -479,6 +494,13 @@ class FakeCluster(Cluster):
                 raise errors.CephTimeout("the fake is stuck", pending)
             return step()
 
+    def _change(self, subject: str, step: Callable[[], Any]) -> Any:
+        """The same for what changes something."""
+        self.life()
+        result = self._do(subject, step)
+        self.life()
+        return result
+
 
 class FakeOpenImage(OpenImage):
     """An open image of the fake; its data are the Latin-1 text in `FakeCluster.data`, zeros behind that left out."""
@@ -506,6 +528,7 @@ class FakeOpenImage(OpenImage):
 
     def write(self, offset: int, data: bytes) -> None:
         self._cluster.check()
+        self._cluster.life()
         held = self._held()
         now = held[:offset].ljust(offset, b"\0") + data + held[offset + len(data) :]
         self._cluster.data[self._id] = now.rstrip(b"\0").decode("latin-1")
@@ -518,6 +541,7 @@ class FakeOpenImage(OpenImage):
         self._cluster.check()
 
     def resize(self, size_bytes: int) -> None:
+        self._cluster.life()
         self._cluster.data[self._id] = self._held()[:size_bytes].decode("latin-1")
         self._cluster.stored[self._name] = self._id, size_bytes
 
@@ -538,6 +562,7 @@ class FakeOpenImage(OpenImage):
         return self._cluster.notes.get(self._id, {}).get(key)
 
     def set_note(self, key: str, value: str) -> None:
+        self._cluster.life()
         self._cluster.notes.setdefault(self._id, {})[key] = value
 
 

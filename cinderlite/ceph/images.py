@@ -37,6 +37,10 @@ class SnapshotInfo:
     size_bytes: int
 
 
+#: The end of the names of snapshots that are taken only to copy an image; Cinder's are called so, too.
+_COPIED = ".clone_snap"
+
+
 def create(ioctx: Any, name: str, size_bytes: int) -> None:
     """Make an empty image; one of that name and size is as good as a new one. Raises ImageExists for another size."""
     import rbd
@@ -129,7 +133,9 @@ def purge(ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
     except rbd.ImageBusy:
         return False
     except rbd.ImageHasSnapshots:
-        raise errors.ImageBusy(image_id, "its snapshots or clones") from None
+        if not _drop_left(ioctx, image_id):
+            raise errors.ImageBusy(image_id, "its snapshots or clones") from None
+        return purge(ioctx, image_id, ())
     return True
 
 
@@ -143,6 +149,17 @@ def restore(ioctx: Any, image_id: str, name: str) -> None:
         with rbd.Image(ioctx, name, read_only=True) as image:
             if str(image.id()) != image_id:
                 raise errors.ImageExists(name) from None
+
+
+def _drop_left(ioctx: Any, image_id: str) -> bool:
+    """Remove what copies that failed left of an image in the trash, ours or Cinder's; whether there was any."""
+    import rbd
+
+    with rbd.Image(ioctx, image_id=image_id) as image:
+        left = [str(snap["name"]) for snap in image.list_snaps() if str(snap["name"]).endswith(_COPIED)]
+        for snap in left:
+            _remove_snapshot(image, snap)
+    return bool(left)
 
 
 def snapshot(ioctx: Any, name: str, snap: str) -> None:
@@ -206,7 +223,7 @@ def size_of_snapshot(ioctx: Any, name: str, snap: str) -> int:
 
 def copy(ioctx: Any, source: str, name: str, size_bytes: int) -> None:
     """Make an image that starts as `source` is now, by way of a snapshot that leaves sight again."""
-    snap = f"{name}.clone_snap"
+    snap = name + _COPIED
     if not _is_clone(ioctx, name):
         snapshot(ioctx, source, snap)
     clone(ioctx, source, snap, name, size_bytes)

@@ -296,7 +296,8 @@ def _refuse_source(session: Session, group: models.Group) -> None:
 
 
 def _take(ctx: Context, session: Session, group: models.Group, volume: models.Volume) -> str:
-    """Begin the end of a volume along with its group's; returns the lease. Raises InvalidGroup."""
+    """Begin the end of a volume along with its group's; returns the lease. Raises InvalidGroup, InvalidVolume."""
+    volumes.refuse_source(session, volume.id)
     if session.scalar(select(models.Snapshot.id).where(models.Snapshot.volume_id == volume.id).limit(1)) is not None:
         raise errors.InvalidGroup(f"volume {volume.id} of group {group.id} still has snapshots")
     if (

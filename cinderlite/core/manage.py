@@ -151,6 +151,7 @@ def let_go(ctx: Context, volume: models.Volume) -> None:
     frozen = exists().where(models.Snapshot.volume_id == table.id)
     with ctx.world.db.write() as session:
         volumes.lock(session, volume.id)
+        volumes.refuse_source(session, volume.id)
         owner = volumes.LIFECYCLE.begin(
             session,
             volume.id,
@@ -250,6 +251,7 @@ def _manage_snapshot(world: World, snapshot: models.Snapshot, arguments: Mapping
 def let_go_snapshot(ctx: Context, snapshot: models.Snapshot) -> None:
     """Forget a snapshot and leave it in Ceph. Raises InvalidSnapshot."""
     with ctx.world.db.write() as session:
+        snapshots.refuse_source(session, snapshot)
         owner = snapshots.LIFECYCLE.begin(
             session,
             snapshot.id,

@@ -156,10 +156,15 @@ def update(ctx: Context, snapshot: models.Snapshot, **changes: Any) -> models.Sn
 
 
 def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> None:
-    """Delete a snapshot, with `force` whatever its status. Raises InvalidSnapshot, InvalidInput."""
+    """Delete a snapshot, with `force` whatever its status.
+
+    Raises InvalidSnapshot when its state does not allow it, or while a volume is being made from it, InvalidInput on a
+    frozen back end.
+    """
     ctx.world.cluster(snapshot.volume.host).check()
     with ctx.world.db.write() as session:
         services.refuse_frozen(session, snapshot.volume.host)
+        refuse_source(session, snapshot)
         owner = LIFECYCLE.begin(
             session,
             snapshot.id,
@@ -174,6 +179,13 @@ def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> N
         get(ctx, snapshot.id)  # Gone meanwhile is a 404, not a wrong state.
         raise errors.InvalidSnapshot("Snapshot status must be available or error and must not be part of a group.")
     LIFECYCLE.run(ctx.world, snapshot.id, owner)
+
+
+def refuse_source(session: Session, snapshot: models.Snapshot) -> None:
+    """Raise InvalidSnapshot while a volume is being made from a snapshot, even if that was broken off."""
+    volumes.lock(session, snapshot.volume_id)
+    if session.scalar(select(models.Volume.id).where(volumes.BEING_MADE, models.Volume.snapshot_id == snapshot.id)):
+        raise errors.InvalidSnapshot(f"a volume is being made from snapshot {snapshot.id}")
 
 
 @LIFECYCLE.step("delete")
@@ -267,6 +279,9 @@ def _like(volume: models.Volume, **more: Any) -> volumes.Origin:
 
 
 def _from_snapshot(ctx: Context, session: Session, snapshot_id: str) -> volumes.Origin:
+    of = session.scalar(select(models.Snapshot.volume_id).where(models.Snapshot.id == snapshot_id))
+    if of is not None:
+        volumes.hold(session, of)
     snapshot = find(ctx, session, snapshot_id)
     if snapshot.status != "available":
         raise errors.InvalidSnapshot(
@@ -296,6 +311,7 @@ def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str
 
 
 def _from_volume(ctx: Context, session: Session, volume_id: str) -> volumes.Origin:
+    volumes.hold(session, volume_id)
     volume = volumes.find(ctx, session, volume_id)
     if volume.status not in ("available", "in-use"):
         raise errors.InvalidVolume(

@@ -72,6 +72,7 @@ def create(
     with ctx.world.db.write() as session:
         current = volumes.lock(session, volume.id)
         _refuse_offer(current, no_snapshots=no_snapshots, encrypted=encrypted)
+        volumes.refuse_source(session, current.id)  # What is written to it later is not the maker's to have.
         if not no_snapshots:
             _snapshots(session, current)
         volumes.end_transfers(session, current.id)

@@ -61,6 +61,11 @@ LIFECYCLE = states.Machine(
 #: Whether a volume is not on its way to another pool.
 AT_REST = or_(models.Volume.migration_status.is_(None), models.Volume.migration_status.in_(_AT_REST))
 
+#: A volume whose image is being made.
+BEING_MADE = sqlalchemy.and_(
+    models.Volume.deleted.is_(False), models.Volume.status == "creating", models.Volume.busy == 1
+)
+
 #: What the API shows is loaded with the rows, never one by one.
 SHOWN = (
     joinedload(models.Volume.volume_type),
@@ -370,11 +375,33 @@ def lock(session: Session, volume_id: str) -> models.Volume:
     return found
 
 
+def hold(session: Session, volume_id: str) -> None:
+    """Let nobody change a volume's row before the transaction ends; others may hold it too. It need not be there.
+
+    Whoever makes a volume from it, or from a snapshot of it, holds it, so that `refuse_source` sees that.
+    """
+    table = models.Volume
+    session.execute(select(table.id).where(table.id == volume_id).with_for_update(read=True)).first()
+
+
+def refuse_source(session: Session, volume_id: str) -> None:
+    """Raise InvalidVolume while something is being made from a volume or from a snapshot of it. Call under `lock`.
+
+    It may have been broken off. Who goes on with it must find the data where they were, and removes what a copy left.
+    """
+    table = models.Volume
+    its_own = select(models.Snapshot.id).where(models.Snapshot.volume_id == volume_id)
+    made = or_(table.source_volid == volume_id, table.snapshot_id.in_(its_own))
+    if session.scalar(select(table.id).where(BEING_MADE, made).limit(1)) is not None:
+        raise errors.InvalidVolume(f"another volume is being made from volume {volume_id}")
+
+
 def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force: bool = False) -> None:
     """Delete a volume: its image goes to the trash now and is removed from there in the background.
 
     With `cascade` its snapshots go too, with `force` its status does not matter. Raises InvalidVolume when its state
-    does not allow it, or when a client that is not ours has the image open, InvalidInput on a frozen back end.
+    does not allow it, while a volume is being made from it, or when a client that is not ours has the image open,
+    InvalidInput on a frozen back end.
     """
     ctx.world.cluster(volume.host).check()
     attached = exists().where(models.Attachment.volume_id == models.Volume.id)
@@ -382,6 +409,7 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
     with ctx.world.db.write() as session:
         current = lock(session, volume.id)
         services.refuse_frozen(session, current.host)
+        refuse_source(session, current.id)
         snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
         if all(_goes_along(ctx, snapshot, current) for snapshot in snapshots) and (cascade or not snapshots):
             owner = LIFECYCLE.begin(

@@ -120,6 +120,14 @@ def test_a_copy_has_the_data_of_now_and_leaves_no_snapshot(
     assert cluster.snapshots(name) == []
 
 
+def test_what_a_copy_left_of_an_image_goes_with_it(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    cluster.snapshot(name, f"{name}-copy.clone_snap")
+    image_id = cluster.trash(name)
+    assert image_id is not None
+    assert gone(cluster, image_id)
+
+
 def test_an_image_in_the_trash_goes_with_the_snapshots_that_are_named(cluster: Cluster, name: str) -> None:
     cluster.create(name, GIB)
     cluster.snapshot(name, "snapshot-a")
