@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flask
@@ -25,6 +25,7 @@ from backends.databases import KINDS, Databases
 from backends.service import Service
 from cinderlite import app as composition
 from cinderlite import config
+from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Context, World
 from cinderlite.core import group_types, reconcile, types
 from cinderlite.core.keys import OwnKeys
@@ -102,12 +103,21 @@ def world(conf: cfg.ConfigOpts, databases: Databases, database: Database, reques
     databases.fresh()
     if "glance" in request.fixturenames:
         request.getfixturevalue("glance")
-    settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
+    return world_of_fakes(conf, database)
+
+
+def world_of_fakes(conf: cfg.ConfigOpts, database: Database) -> World:
+    """A world of fakes over a database, which is empty."""
     clusters = {name: FakeCluster(pool=conf[name].rbd_pool) for name in conf.enabled_backends}
     for cluster in clusters.values():
         cluster.others = {one.pool: one for one in clusters.values()}
+    return world_over(conf, database, clusters, FakeCluster(pool="backups"))
+
+
+def world_over(conf: cfg.ConfigOpts, database: Database, clusters: Mapping[str, Cluster], vault: Cluster) -> World:
+    """A world with a cluster for each back end and one for backups, and a fake hypervisor."""
+    settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
     backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
-    vault = FakeCluster(pool="backups")
     images = composition.images(conf)
     keys = OwnKeys(database, MasterKey([os.urandom(32)]))
     made = World(settings, database, backends, FakeHypervisor(), Jobs(0), Jobs(0), vault, images, keys)

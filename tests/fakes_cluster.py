@@ -171,7 +171,7 @@ class FakeCluster(Cluster):
             del self.bin[image_id]
             self.stored[name] = image_id, self.resting.pop(image_id)
 
-        self._do(name, step)
+        self._change(name, step)
 
     def depth(self, name: str, most: int) -> int:
         def step() -> int:
