@@ -589,7 +589,8 @@ def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
             .order_by(models.Snapshot.created_at.desc(), models.Snapshot.id.desc())
             .limit(1)
         ).one_or_none()
-        if newest is None or newest.id != snapshot_id:
+        # One that stayed with another project in a transfer is not the volume's owner's to go back to.
+        if newest is None or newest.id != snapshot_id or newest.project_id != current.project_id:
             raise errors.InvalidInput(f"Specified snapshot {snapshot_id} is not the latest one of volume {volume.id}.")
         if newest.volume_size != current.size:
             raise errors.InvalidInput("Can't revert a volume whose size has changed since its latest snapshot.")

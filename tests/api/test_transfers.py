@@ -336,3 +336,15 @@ def test_lists_are_paged_and_sorted_since_359(client: Client) -> None:
     assert client.at("3.59").get(f"{NEW}?sort=nonsense").status_code == 400
     assert client.at("3.59").get(f"{NEW}?marker=nope").status_code == 404
     assert client.at("3.59").get(f"{NEW}?nonsense=1").status_code == 400
+
+
+def test_nobody_goes_back_to_a_snapshot_that_stayed_behind(client: Client, stranger: Client) -> None:
+    volume = client.volume()["id"]
+    kept = client.post("/v3/snapshots", {"snapshot": {"volume_id": volume}}).json["snapshot"]["id"]
+    offer = {"transfer": {"volume_id": volume, "no_snapshots": True}}
+    made = client.at("3.71").post("/v3/volume-transfers", offer).json["transfer"]
+    key = {"accept": {"auth_key": made["auth_key"]}}
+    assert stranger.post(f"/v3/volume-transfers/{made['id']}/accept", key).status_code == 202
+    assert stranger.get(f"/v3/snapshots/{kept}").status_code == 404
+    back = {"revert": {"snapshot_id": kept}}
+    assert stranger.at("3.40").post(f"/v3/volumes/{volume}/action", back).status_code == 400
