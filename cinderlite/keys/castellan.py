@@ -53,7 +53,10 @@ class CastellanKeys:
     def secret(self, key_id: str) -> bytes:
         """See `KeyStore.secret`."""
         with _translated(key_id):
-            return bytes(self._manager.get(self._account(), key_id).get_encoded())
+            secret = self._manager.get(self._account(), key_id).get_encoded()
+        if secret is None:
+            raise errors.KeyNotFound(key_id)
+        return bytes(secret)
 
     def forget(self, key_id: str) -> None:
         """See `KeyStore.forget`."""
