@@ -107,8 +107,10 @@ class Bare:
         with self.monitor() as monitor:
             monitor.do("device_del", {"id": disks.device_id(volume)})
             monitor.event("DEVICE_DELETED", disks.device_id(volume))
-            for command in list(disks.detach(volume))[:3]:
-                monitor.do(command.name, command.arguments)
+            mine = disks.top_node(volume), disks.rbd_node(volume), disks.group(volume)
+            for command in disks.detach(volume):
+                if {*command.arguments.values()} & {*mine}:
+                    monitor.do(command.name, command.arguments)
 
 
 class Monitor:
