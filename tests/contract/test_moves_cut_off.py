@@ -253,3 +253,25 @@ def test_an_image_in_use_stays_where_it_is(real_cluster: Cluster, pools: tuple[A
             real_cluster.move(name, TARGET)
     check(source, name)
     assert name not in rbd.RBD().list(target)
+
+
+def test_an_image_of_which_a_clone_needs_a_deleted_snapshot_stays(
+    real_cluster: Cluster, pools: tuple[Any, Any]
+) -> None:
+    """librbd does not prepare that. So no commit can be cut off that leaves such a snapshot at the source."""
+    import rbd
+
+    source, target = pools
+    name, clone = make(real_cluster), f"volume-{uuid.uuid4()}"
+    real_cluster.snapshot(name, "snapshot-y")
+    real_cluster.clone(name, "snapshot-y", clone, SIZE)
+    real_cluster.remove_snapshot(name, "snapshot-y")
+    with pytest.raises(errors.ImageBusy):
+        real_cluster.move(name, TARGET)
+    with rbd.Image(source, name) as image:
+        assert image.read(0, len(DATA)) == DATA
+        image.write(b"new", SIZE - 3)
+    with rbd.Image(source, clone) as image:
+        assert image.read(0, len(DATA)) == DATA
+    assert name not in rbd.RBD().list(target)
+    assert name not in [former for _, former in real_cluster.trashed()]
