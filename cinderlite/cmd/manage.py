@@ -123,13 +123,22 @@ def _purge(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
 
 def _verify(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     """Look at each backup and say what was found; 1 if one is not as it was stored."""
+
+    def look(world: World, backup_id: str) -> str:
+        return f"{backup_id}: {backups.verify(world, backup_id)} pieces are as they were stored"
+
+    return _each(conf, arguments.ids, look)
+
+
+def _each(conf: cfg.ConfigOpts, ids: Iterable[str], work: Callable[[World, str], str]) -> int:
+    """Print what `work` says of each id, or why it could not be done; 1 if one could not."""
     failed = 0
     with _world(conf) as world:
-        for backup_id in arguments.ids:
+        for one in ids:
             try:
-                print(f"{backup_id}: {backups.verify(world, backup_id)} pieces are as they were stored")
-            except (errors.BackendError, errors.BackupNotFound, errors.InvalidBackup) as error:
-                print(f"{backup_id}: {error}")
+                print(work(world, one))
+            except errors.CinderliteError as error:
+                print(f"{one}: {error}")
                 failed = 1
     return failed
 
@@ -152,15 +161,11 @@ def _utc(moment: datetime.datetime | None) -> str:
 
 def _undelete(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     """Bring each volume back and say what it is then; 1 if one is not."""
-    failed = 0
-    with _world(conf) as world:
-        for volume_id in arguments.ids:
-            try:
-                print(f"{volume_id}: {undelete.undelete(world, volume_id, force=arguments.force).status}")
-            except errors.CinderliteError as error:
-                print(f"{volume_id}: {error}")
-                failed = 1
-    return failed
+
+    def bring(world: World, volume_id: str) -> str:
+        return f"{volume_id}: {undelete.undelete(world, volume_id, force=arguments.force).status}"
+
+    return _each(conf, arguments.ids, bring)
 
 
 def _explain(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
