@@ -12,6 +12,7 @@ import logging
 import pathlib
 import pkgutil
 import re
+import ssl
 import threading
 import time
 import urllib.parse
@@ -32,10 +33,13 @@ from cinderlite.api import auth, compute, faults, filters, openapi, rest, versio
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, ImageCache, Settings, World
-from cinderlite.core import group_types, reconcile, types
+from cinderlite.core import group_types, reconcile, recorder, types
 from cinderlite.core.keys import OwnKeys
 from cinderlite.db.session import Database
+from cinderlite.guests import Hypervisor, remote
+from cinderlite.guests.libvirt import LibvirtHypervisor
 from cinderlite.guests.qmp import QmpHypervisor
+from cinderlite.guests.several import SeveralHypervisors
 from cinderlite.images import Converter, Glance, Images
 from cinderlite.jobs import Jobs
 from cinderlite.keys import KeyStore, master
@@ -66,7 +70,12 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         detach_wait=conf.guests.detach_wait,
         guest_gone_after=conf.guests.guest_gone_after,
         max_attachments=conf.guests.max_disk_devices_to_attach,
+        fence_for=conf.guests.fence_seconds,
+        give_up_detach_after=conf.guests.detach_give_up_after,
         retention=conf.deleted_volume_retention,
+        copy_speed=conf.volume_copy_bps_limit,
+        freeze_for=conf.guests.freeze_timeout if conf.guests.freeze_file_systems else 0.0,
+        snapshots_outlive=conf.snapshots_outlive_volumes,
         internal_project=conf.cinder_internal_tenant_project_id or "",
         internal_user=conf.cinder_internal_tenant_user_id or "",
     )
@@ -79,20 +88,55 @@ def real_world(conf: cfg.ConfigOpts) -> World:
         settings=settings(conf),
         db=db,
         backends={name: backend(conf, name, _cluster(conf[name])) for name in conf.enabled_backends},
-        guests=QmpHypervisor(
-            pathlib.Path(conf.guests.qmp_socket_directory),
-            connect_timeout=conf.guests.qmp_connect_timeout,
-            command_timeout=conf.guests.qmp_command_timeout,
-            host=conf.host,
-            locks=_own_directory(conf, "monitors"),
-            observe=metrics.observe_guest,
-        ),
+        guests=hypervisor(conf),
         jobs=Jobs(conf.job_threads),
         flattening=Jobs(conf.rbd_concurrent_flatten_operations),
         backup_cluster=_backup_cluster(conf),
         images=images(conf),
         keys=keys(conf, db),
+        signing=signing(conf),
     )
+
+
+def hypervisor(conf: cfg.ConfigOpts) -> Hypervisor:
+    """Where the servers are. Raises CinderliteError with what is missing."""
+    monitors = QmpHypervisor(
+        pathlib.Path(conf.guests.qmp_socket_directory),
+        connect_timeout=conf.guests.qmp_connect_timeout,
+        command_timeout=conf.guests.qmp_command_timeout,
+        host=conf.host,
+        locks=_own_directory(conf, "monitors"),
+        rest=conf.guests.qmp_rest,
+        tls=_tls(conf),
+        mount_timeout=conf.guests.qmp_mount_timeout,
+        observe=metrics.observe_guest,
+        agent_socket=conf.guests.agent_socket,
+        agent_timeout=conf.guests.agent_timeout,
+    )
+    if not conf.guests.libvirt_uris:
+        return monitors
+    if importlib.util.find_spec("libvirt") is None:
+        raise errors.CinderliteError("libvirt_uris needs the package python3-libvirt, or the extra 'libvirt'")
+    daemons = [
+        LibvirtHypervisor(
+            uri,
+            host=urllib.parse.urlsplit(uri).hostname or conf.host,
+            connect_timeout=conf.guests.libvirt_connect_timeout,
+            call_timeout=conf.guests.libvirt_call_timeout,
+            threads=conf.guests.libvirt_threads,
+            observe=metrics.observe_guest,
+        )
+        for uri in conf.guests.libvirt_uris
+    ]
+    return SeveralHypervisors([monitors, *daemons])
+
+
+def _tls(conf: cfg.ConfigOpts) -> ssl.SSLContext | None:
+    """How monitors on other hosts are spoken to. Raises CinderliteError if the files cannot be used."""
+    guests = conf.guests
+    if not guests.qmp_tls_ca:
+        return None
+    return remote.context(guests.qmp_tls_ca, guests.qmp_tls_cert or "", guests.qmp_tls_key or "")
 
 
 def keys(conf: cfg.ConfigOpts, db: Database) -> KeyStore | None:
@@ -104,6 +148,12 @@ def keys(conf: cfg.ConfigOpts, db: Database) -> KeyStore | None:
     if importlib.util.find_spec("castellan") is None:
         raise errors.CinderliteError("key_store = castellan needs the extra 'castellan'")
     return CastellanKeys(conf, db.write)
+
+
+def signing(conf: cfg.ConfigOpts) -> master.MasterKey | None:
+    """What the records in Ceph are signed with, if there is a key file. Raises CinderliteError if it is none."""
+    path = pathlib.Path(conf.encryption.key_file)
+    return master.read(path) if conf.encryption.key_store == "database" or path.exists() else None
 
 
 def images(conf: cfg.ConfigOpts) -> Images | None:
@@ -166,11 +216,14 @@ def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
             if section.image_volume_cache_enabled
             else None
         ),
+        isolates=section.rbd_namespace_per_project,
+        attachment_keys=section.rbd_attachment_keys,
     )
 
 
 def _cluster(section: Any) -> Cluster:
-    return _connected(section, section.rbd_pool, section.rbd_ceph_conf, section.rbd_user)
+    isolates = section.rbd_namespace_per_project
+    return _connected(section, section.rbd_pool, section.rbd_ceph_conf, section.rbd_user, namespaces=isolates)
 
 
 def _backup_cluster(conf: cfg.ConfigOpts) -> Cluster | None:
@@ -182,7 +235,7 @@ def _backup_cluster(conf: cfg.ConfigOpts) -> Cluster | None:
     )
 
 
-def _connected(section: Any, pool: str, conffile: str, user: str) -> Cluster:
+def _connected(section: Any, pool: str, conffile: str, user: str, *, namespaces: bool = False) -> Cluster:
     return Cluster(
         pool=pool,
         conffile=conffile,
@@ -192,6 +245,7 @@ def _connected(section: Any, pool: str, conffile: str, user: str) -> Cluster:
         osd_timeout=section.rados_osd_op_timeout,
         call_timeout=section.rbd_call_timeout,
         threads=section.rbd_threads,
+        namespaces=namespaces,
         observe=metrics.observe_ceph,
     )
 
@@ -403,8 +457,8 @@ def _serve_metrics(app: flask.Flask, allowed: list[str]) -> None:
         return flask.Response(text, content_type=content_type)
 
 
-def start_background(app: flask.Flask, conf: cfg.ConfigOpts) -> reconcile.Reconciler:
-    """Start this process's reconciler."""
-    reconciler = reconcile.Reconciler(app.extensions["cinderlite"].world, conf.reconcile_interval)
-    reconciler.start()
-    return reconciler
+def start_background(app: flask.Flask, conf: cfg.ConfigOpts) -> None:
+    """Start this process's reconciler, and what writes records."""
+    world = app.extensions["cinderlite"].world
+    reconcile.Reconciler(world, conf.reconcile_interval).start()
+    recorder.Recorder(world).start()

@@ -148,10 +148,16 @@ SERVICE = [
         help="Jobs that move data (backups, images, moves between pools) which one process does at a time.",
     ),
     cfg.IntOpt(
+        "volume_copy_bps_limit",
+        default=0,
+        min=0,
+        help="Bytes a second that QEMU copies at most of a volume in use that moves to another pool; 0 for no limit.",
+    ),
+    cfg.IntOpt(
         "rbd_concurrent_flatten_operations",
         default=3,
         min=1,
-        help="Clones beyond rbd_max_clone_depth that one process makes whole at a time, beside its job_threads.",
+        help="Clones of backups, or beyond rbd_max_clone_depth, made whole at a time in a process, beside job_threads.",
     ),
     cfg.IntOpt(
         "deleted_volume_retention",
@@ -159,6 +165,12 @@ SERVICE = [
         min=0,
         help="Seconds for which 'cinderlite-manage volume undelete' can bring a deleted volume back. Its data take up "
         "space until then, but do not count for the project's quota. 0: they are removed at once.",
+    ),
+    cfg.BoolOpt(
+        "snapshots_outlive_volumes",
+        default=False,
+        help="Let a volume be deleted that has snapshots, which stay and can still make volumes. What the volume had "
+        "beyond them is removed, after deleted_volume_retention; the rest when its last snapshot is deleted.",
     ),
     cfg.StrOpt("backup_ceph_pool", help="Pool that backups are kept in; without it there are no backups."),
     cfg.StrOpt(
@@ -255,7 +267,8 @@ ENCRYPTION: list[cfg.Opt] = [
         default="/etc/cinderlite/keys",
         help="File of the key that wraps those in the database, which are lost with it: 64 hexadecimal digits, such as "
         "`openssl rand -hex 32` makes. It must have mode 0600 and be the same on every host. Of several lines the "
-        "first wraps, and any unwraps.",
+        "first wraps, and any unwraps. If it is there it also signs what Ceph keeps for `cinderlite-manage rebuild`, "
+        "whatever key_store says.",
     ),
 ]
 
@@ -303,6 +316,28 @@ BACKEND = [
     ),
     cfg.IntOpt("image_volume_cache_max_size_gb", default=0, min=0, help="GiB of images that are kept; 0 for no limit."),
     cfg.IntOpt("image_volume_cache_max_count", default=0, min=0, help="Images that are kept; 0 for no limit."),
+    cfg.BoolOpt(
+        "rbd_namespace_per_project",
+        default=False,
+        help="Make each project's new volumes in an RBD namespace of the pool that is called like the project's id, so "
+        "that a cephx key can be limited to one project; images that are kept for all stay in the default namespace. "
+        "Volumes stay where they are when this is changed. os-brick and libvirt 9 cannot open such volumes.",
+    ),
+    cfg.StrOpt(
+        "rbd_attachment_keys",
+        default="auto",
+        choices=[
+            ("auto", "A cephx user for each attachment where rbd_user may make users, else rbd_user itself."),
+            (
+                "attachment",
+                "A cephx user for each attachment, which opens that one image and is removed at the detach.",
+            ),
+            ("project", "A cephx user for each project's namespace (rbd_namespace_per_project); rbd_user elsewhere."),
+            ("service", "rbd_user itself opens all images."),
+        ],
+        help="As whom servers open the volumes that cinderlite plugs in. `cinderlite-manage ceph check` says whether "
+        "rbd_user may make users, and how to let it.",
+    ),
     cfg.IntOpt("reserved_percentage", default=0, min=0, max=100, help="Percent of the pool shown as not to be used."),
     cfg.FloatOpt("max_over_subscription_ratio", default=20.0, min=1.0, help="Provisioned size over real size."),
 ]
@@ -311,10 +346,53 @@ GUESTS = [
     cfg.StrOpt(
         "qmp_socket_directory",
         default="/run/cinderlite/guests",
-        help="Directory of the VMs' monitor sockets NAME.sock, each with an owner file NAME.json beside it.",
+        help="Directory of the VMs' monitor sockets NAME.sock, each with an owner file NAME.json beside it. A VM whose "
+        "file has its id is there until the file is removed, so it should outlive a restart of the host.",
     ),
     cfg.FloatOpt("qmp_connect_timeout", default=3.0, min=0.1, help="Seconds to wait for a monitor's greeting."),
     cfg.FloatOpt("qmp_command_timeout", default=15.0, min=0.1, help="Seconds to wait for one answer of a monitor."),
+    cfg.StrOpt(
+        "qmp_tls_ca",
+        help="File of the authorities that have signed the certificates of monitors on other hosts, which owner files "
+        "name ('monitor': 'host:port'). Without it there are none.",
+    ),
+    cfg.StrOpt("qmp_tls_cert", help="File of the certificate that is shown to those monitors."),
+    cfg.StrOpt("qmp_tls_key", help="File of the key of that certificate."),
+    cfg.FloatOpt(
+        "qmp_rest",
+        default=5.0,
+        min=0.0,
+        help="Seconds for which operations on a VM whose monitor did not answer are refused at once (503), rather than "
+        "each waiting for it; then one of them tries again.",
+    ),
+    cfg.IntOpt(
+        "qmp_mount_timeout",
+        default=10,
+        min=0,
+        help="Seconds for which QEMU waits for Ceph's monitors at most while it opens an image; the VM stands still "
+        "meanwhile. For that QEMU is told to read qemu-ceph.conf in qmp_socket_directory, which the service makes of "
+        "/etc/ceph/ceph.conf. 0: it reads /etc/ceph/ceph.conf itself, and waits for 300 s unless client_mount_timeout "
+        "is set there.",
+    ),
+    cfg.ListOpt(
+        "libvirt_uris",
+        default=[],
+        help="Hosts whose libvirt domains are servers too, as libvirt names them: qemu:///system, "
+        "qemu+tls://h2/system, qemu+ssh://cinderlite@h3/system?no_tty=1. Needs python3-libvirt or the extra 'libvirt'.",
+    ),
+    cfg.FloatOpt(
+        "libvirt_connect_timeout",
+        default=5.0,
+        min=0.1,
+        help="Seconds to wait for a connection to libvirt, and for an answer of it to what only looks.",
+    ),
+    cfg.FloatOpt(
+        "libvirt_call_timeout",
+        default=20.0,
+        min=0.1,
+        help="Seconds after which a call of libvirt is given up by the request that waits for it.",
+    ),
+    cfg.IntOpt("libvirt_threads", default=5, min=1, help="Calls that one process makes to one libvirt at a time."),
     cfg.FloatOpt(
         "detach_wait",
         default=5.0,
@@ -323,11 +401,46 @@ GUESTS = [
         "goes on in the background.",
     ),
     cfg.FloatOpt(
+        "detach_give_up_after",
+        default=600.0,
+        min=0.0,
+        help="Seconds after which a detach is given up that the guest did not grant, and the volume is in use again, "
+        "with a user message. With 0 it stays 'detaching' until the guest lets go.",
+    ),
+    cfg.IntOpt(
+        "fence_seconds",
+        default=2592000,
+        min=3600,
+        help="Seconds for which Ceph takes nothing from the clients of a server that a volume was taken from by "
+        "os-force_detach. It is renewed while that server cannot be asked, so this must be longer than a host may "
+        "hang while no process of the service runs; a client that went on after that could write.",
+    ),
+    cfg.FloatOpt(
         "guest_gone_after",
         default=60.0,
         min=0.0,
-        help="Seconds that a VM's process must be gone before the volumes attached to it are released.",
+        help="Seconds for which a VM must have ended before its volumes are released: its owner file removed, or its "
+        "domain undefined, and its process gone. One that is shut off or restarted has not ended.",
     ),
+    cfg.BoolOpt(
+        "freeze_file_systems",
+        default=False,
+        help="Have a VM's guest agent (qemu-guest-agent) freeze its file systems while a snapshot of a volume that we "
+        "attached to it is taken. A VM whose agent does not answer gets a snapshot as after a power failure.",
+    ),
+    cfg.FloatOpt(
+        "freeze_timeout",
+        default=10.0,
+        min=0.1,
+        help="Seconds after which frozen file systems are thawed, even if the snapshot is not there yet.",
+    ),
+    cfg.StrOpt(
+        "agent_socket",
+        default="{directory}/{name}.agent",
+        help="Path of the socket of a VM's guest agent. {directory} is qmp_socket_directory, {name} the name of the "
+        "VM's monitor socket without .sock, {id} its UUID.",
+    ),
+    cfg.FloatOpt("agent_timeout", default=3.0, min=0.1, help="Seconds to wait for a guest agent to answer."),
     cfg.IntOpt("max_disk_devices_to_attach", default=-1, min=-1, help="Volumes a server may hold; -1 for no limit."),
 ]
 
@@ -361,6 +474,10 @@ def load(argv: Sequence[str], *, default_files: list[str] | None = None) -> cfg.
     conf(list(argv), project="cinderlite", prog="cinderlite", default_config_files=default_files)
     if not conf.enabled_backends or len(set(conf.enabled_backends)) != len(conf.enabled_backends):
         raise errors.CinderliteError("enabled_backends must name one group or several, each once")
+    try:
+        conf.guests.agent_socket.format(directory="", name="", id="")
+    except (LookupError, ValueError) as error:
+        raise errors.CinderliteError("agent_socket may name {directory}, {name} and {id} only") from error
     for name in conf.enabled_backends:
         conf.register_opts(BACKEND, name)
     return conf

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cinderlite import errors
+from cinderlite.ceph import namespaces
 from cinderlite.db.session import Database
 from cinderlite.jobs import Jobs
 
 if TYPE_CHECKING:
     from cinderlite.ceph.cluster import Cluster
+    from cinderlite.db import models
     from cinderlite.guests import Hypervisor
     from cinderlite.images import Images
     from cinderlite.keys import KeyStore
+    from cinderlite.keys.master import MasterKey
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,8 +40,18 @@ class Settings:
     detach_wait: float
     guest_gone_after: float
     max_attachments: int
+    #: Seconds for which Ceph keeps out the clients of a server that lost a volume by force.
+    fence_for: int = 30 * 86400
+    #: Seconds after which a detach is given up that the guest refuses; 0 for never.
+    give_up_detach_after: float = 0.0
     #: Seconds for which a deleted volume can be brought back.
     retention: float = 0.0
+    #: Bytes a second that a guest copies of a volume that moves; 0 for no limit.
+    copy_speed: int = 0
+    #: Seconds for which guests may be frozen while a snapshot is taken; 0: they are not.
+    freeze_for: float = 0.0
+    #: Whether a volume with snapshots can be deleted without them.
+    snapshots_outlive: bool = False
     #: The project and user that own what the service keeps for itself; without both it keeps nothing.
     internal_project: str = ""
     internal_user: str = ""
@@ -70,11 +83,19 @@ class Backend:
     max_clone_depth: int
     #: None: images that were copied are not kept.
     image_cache: ImageCache | None = None
+    #: Whether each project's new images are in an RBD namespace of its own.
+    isolates: bool = False
+    #: As whom guests open images, a word of `rbd_attachment_keys`.
+    attachment_keys: str = "auto"
 
     @property
     def pool(self) -> str:
         """Its name as Cinder writes it in volumes: host@backend#pool."""
         return f"{self.host}@{self.name}#{self.volume_backend_name}"
+
+    def namespace_for(self, project_id: str) -> str:
+        """Where a new image of a project belongs; "" for the pool's default namespace."""
+        return namespaces.of_project(project_id) if self.isolates else ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -108,6 +129,8 @@ class World:
     images: Images | None = None
     #: None: no volume can be encrypted.
     keys: KeyStore | None = None
+    #: Signs the records that Ceph keeps; None: they are not signed.
+    signing: MasterKey | None = None
     #: What each back end was last seen to hold, by its name.
     room: dict[str, Room] = dataclasses.field(default_factory=dict)
     #: Set to make the reconciler look now rather than at its next turn.
@@ -121,8 +144,12 @@ class World:
         return self.backends[name]
 
     def cluster(self, pool: str) -> Cluster:
-        """The cluster behind a volume's `host`. Raises BackendMissing."""
+        """The cluster behind a `host`, in the pool's default namespace. Raises BackendMissing."""
         return self.backend(pool).cluster
+
+    def cluster_of(self, volume: models.Volume) -> Cluster:
+        """Where a volume's image is: the cluster behind its `host`, in its namespace. Raises BackendMissing."""
+        return self.cluster(volume.host).within(volume.namespace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,15 +29,18 @@ The tree (class, status)::
     │   ├── GroupNotFound, GroupSnapshotNotFound, GroupTypeNotFound, GroupTypeSpecNotFound
     │   ├── ExtraSpecNotFound, VolumeTypeAccessNotFound, VolumeTypeEncryptionNotFound, DefaultTypeNotFound
     │   ├── QosSpecsNotFound, QosKeyNotFound
-    │   ├── ServerNotFound, FlavorNotFound
+    │   ├── ServerNotFound, FlavorNotFound, ActionNotFound
     │   └── NotAttached                   the volume is not on that server
     ├── VersionOutOfRange           406
     ├── Conflict                    409
     │   ├── VolumeTypeExists, VolumeTypeAccessExists, QosSpecsExists
     │   ├── NoFreePlace                   the server has no room for another disk
+    │   ├── DeviceInUse                   another of the server's volumes has the device name asked for
+    │   ├── NotMigrating                  a volume takes another one's place only on its way
     │   ├── GroupTypeExists
     │   ├── KeyNotFound                   nothing opens the encrypted volume any more
     │   ├── AttachmentInUse               a live device stands behind the Cinder attachment
+    │   ├── ClientsUnclear                which of an image's users is the server that is to lose it
     │   └── GuestRefused                  QEMU said no
     ├── PreconditionFailed          412
     ├── OverQuota                   413
@@ -51,6 +54,7 @@ The tree (class, status)::
         ├── GuestUnreachable              no monitor answered; nothing was sent
         ├── GuestTimeout                  begun, and its end is unknown: look before repeating
         ├── GuestStillWatches             its process is gone, but Ceph has not noticed yet
+        ├── FencePending                  Ceph was told to keep a client out, and still counts it
         ├── GlanceUnavailable             the image service does not answer
         │   └── GlanceLoggedOut               the token has lapsed, or the service's account is wrong
         ├── BackendMissing                a back end that this process is not configured for
@@ -68,11 +72,14 @@ Backend errors that `core` tells apart and no client ever sees as such:
     ├── BackupDamaged                     what lies in the backup pool is not what was stored
     ├── CephError                         librbd or librados failed in a way that has no better name
     │   ├── ImageNotFound, ImageExists
+    │   ├── UsersRefused                  the service may not make or remove cephx users
     │   └── ImageBusy                     somebody has the image open
+    ├── MoveFailed                        a volume in use stays where it was
     ├── ImageCopyFailed                   an image could not be copied from or to the image service
     └── GuestError                        the guest's side failed
         ├── GuestGone                     the QEMU process does not exist any more
-        └── DeviceHeld                    the guest has not let the disk go yet
+        ├── DeviceHeld                    the guest has not let the disk go yet
+        └── DetachGivenUp                 nor does anybody wait for it any more
 
 `message` is a sentence for the API's user; it never holds a secret.
 """
@@ -309,8 +316,12 @@ class FlavorNotFound(NotFound):
     template = "Flavor {0} could not be found."
 
 
+class ActionNotFound(NotFound):
+    template = "Action {0} not found"
+
+
 class NotAttached(NotFound):
-    template = "volume_id not found: {0}"
+    template = "Instance {0} is not attached to volume {1}"
 
 
 class VersionOutOfRange(CinderliteError):
@@ -338,6 +349,14 @@ class NoFreePlace(Conflict):
     template = "{0}"
 
 
+class DeviceInUse(Conflict):
+    template = "The supplied device path ({0}) is in use."
+
+
+class NotMigrating(Conflict):
+    template = "volume {0} is not migrating; this API should only be called by Cinder"
+
+
 class GroupTypeExists(Conflict):
     template = "Group Type {0} already exists."
 
@@ -348,6 +367,13 @@ class KeyNotFound(Conflict):
 
 class AttachmentInUse(Conflict):
     template = "ConflictNovaUsingAttachment: Detach volume from instance {0} using the Compute API"
+
+
+class ClientsUnclear(Conflict):
+    template = (
+        "Volume {0} is open in several places, and which of {1} is that server is not known. Name it: "
+        "cinderlite-manage attachment force-detach {2} --client ADDRESS"
+    )
 
 
 class GuestRefused(Conflict):
@@ -440,6 +466,10 @@ class GlanceLoggedOut(GlanceUnavailable):
         super().__init__("it does not accept the credentials")
 
 
+class FencePending(Unavailable):
+    template = "The storage cluster keeps {0} out from now on, but still counts it as a user of the volume."
+
+
 class BackendMissing(Unavailable):
     template = "The back end '{0}' is not among the enabled ones of this service."
 
@@ -496,8 +526,16 @@ class ImageBusy(CephError):
     template = "Image {0} is in use by {1}."
 
 
+class UsersRefused(CephError):
+    template = "The monitors do not let this service make or remove {0}; see cinderlite-manage ceph check."
+
+
 class ImageCopyFailed(BackendError):
     template = "The image could not be copied: {0}"
+
+
+class MoveFailed(BackendError):
+    template = "The volume stays where it was: {0}"
 
 
 class GuestError(BackendError):
@@ -511,4 +549,11 @@ class GuestGone(GuestError):
 class DeviceHeld(GuestError):
     template = (
         "The guest on server {0} has not released the disk yet; unmount it, let the guest run, or reboot the guest."
+    )
+
+
+class DetachGivenUp(GuestError):
+    template = (
+        "The guest on server {0} did not release the disk within {1} s, so the volume stays attached to it; unmount "
+        "it, let the guest run or reboot it, then detach the volume again."
     )

@@ -31,9 +31,12 @@ BACKEND = prometheus_client.Histogram(
     ["backend", "verb", "ok"],
     buckets=_FAST,
 )
+SILENT_GUESTS = prometheus_client.Counter(
+    "cinderlite_silent_guests", "How often a server's monitor fell silent, so that it is left alone for a while"
+)
 FLATTENS_WAITING = prometheus_client.Gauge(
     "cinderlite_flattens_waiting",
-    "Volumes beyond rbd_max_clone_depth whose image nobody has begun to make whole",
+    "Volumes beyond rbd_max_clone_depth, or restored, whose image nobody has begun to make whole",
     ["backend"],
     multiprocess_mode="livemax",
 )

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,6 +38,7 @@ from fakes_glance import FakeGlance
 from fakes_hypervisor import FakeHypervisor
 from lab.ceph import Ceph
 from lab.guest import Guest
+from lab.libvirt import Domain, Libvirt
 
 PROJECT = "aaaaaaaa11114111811111111111aaaa"
 OTHER = "bbbbbbbb22224222822222222222bbbb"
@@ -109,9 +111,10 @@ def world(conf: cfg.ConfigOpts, databases: Databases, database: Database, reques
 def world_of_fakes(conf: cfg.ConfigOpts, database: Database) -> World:
     """A world of fakes over a database, which is empty."""
     clusters = {name: FakeCluster(pool=conf[name].rbd_pool) for name in conf.enabled_backends}
-    for cluster in clusters.values():
-        cluster.others = {one.pool: one for one in clusters.values()}
-    return world_over(conf, database, clusters, FakeCluster(pool="backups"))
+    vault = FakeCluster(pool="backups")
+    for cluster in (*clusters.values(), vault):
+        cluster.others = {one.pool: one for one in (*clusters.values(), vault)}
+    return world_over(conf, database, clusters, vault)
 
 
 def world_over(conf: cfg.ConfigOpts, database: Database, clusters: Mapping[str, Cluster], vault: Cluster) -> World:
@@ -119,8 +122,11 @@ def world_over(conf: cfg.ConfigOpts, database: Database, clusters: Mapping[str, 
     settings = dataclasses.replace(composition.settings(conf), detach_wait=0.1, guest_gone_after=0.0)
     backends = {name: composition.backend(conf, name, cluster) for name, cluster in clusters.items()}
     images = composition.images(conf)
-    keys = OwnKeys(database, MasterKey([os.urandom(32)]))
-    made = World(settings, database, backends, FakeHypervisor(), Jobs(0), Jobs(0), vault, images, keys)
+    master = MasterKey([os.urandom(32)])
+    keys = OwnKeys(database, master)
+    guests = FakeHypervisor()
+    guests.clusters = {one.pool: one for one in clusters.values() if isinstance(one, FakeCluster)}
+    made = World(settings, database, backends, guests, Jobs(0), Jobs(0), vault, images, keys, master)
     types.ensure_default(made)
     group_types.ensure_reserved(made)
     return made
@@ -133,10 +139,10 @@ def cluster(world: World) -> FakeCluster:
 
 
 def cluster_of(world: World, backend: str = "ceph") -> FakeCluster:
-    """The fake cluster behind a back end."""
+    """The fake cluster behind a back end, where the first project's new images are."""
     found = world.backends[backend].cluster
     assert isinstance(found, FakeCluster)
-    return found
+    return found.within(world.backends[backend].namespace_for(PROJECT))
 
 
 @pytest.fixture
@@ -358,6 +364,29 @@ def guest_of(lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[Cal
     yield make
     for guest in made:
         guest.forget()
+
+
+@pytest.fixture(scope="session")
+def libvirt() -> Iterator[Libvirt]:
+    """A libvirt daemon of its own, in a directory that its user can reach."""
+    pytest.importorskip("libvirt")
+    if shutil.which("libvirtd") is None:
+        pytest.skip("no libvirtd on this machine")
+    with tempfile.TemporaryDirectory(prefix="clv-", dir="/var/tmp") as name:
+        pathlib.Path(name).chmod(0o711)
+        made = Libvirt(pathlib.Path(name))
+        made.start()
+        yield made
+        made.kill()
+
+
+@pytest.fixture(scope="session")
+def domain(libvirt: Libvirt) -> Iterator[Domain]:
+    """A Linux guest of libvirt's, of project demo; a test leaves it running, and no volume in it."""
+    made = Domain(libvirt, "linux")
+    made.start()
+    yield made
+    made.forget()
 
 
 @pytest.fixture

@@ -7,23 +7,34 @@ here alone proves nothing. `tests/contract/test_cluster.py` runs on this one and
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import contextlib
 import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Capacity, Cluster, Facts, Outline, Portrait
 from cinderlite.ceph.data import CHUNK_BYTES, OpenImage
-from cinderlite.ceph.images import ImageInfo, SnapshotInfo
+from cinderlite.ceph.images import OPTION, ImageInfo, SnapshotInfo, options
 from cinderlite.ceph.look import GROUP, USER, Relative, Snap
 
 _TOTAL = 100 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeUser:
+    """A cephx user for one image, or for all of a namespace."""
+
+    image_id: str | None
+    namespace: str
+    read_only: bool = False
+    key: str = dataclasses.field(default="", repr=False)
 
 
 class FakeCluster(Cluster):
@@ -36,6 +47,9 @@ class FakeCluster(Cluster):
     def __init__(self, *, pool: str = "volumes", user: str | None = "cinderlite") -> None:
         # Not Cluster's own: there is nothing to connect, and no threads are wanted.
         self.pool = pool
+        self.namespace = ""
+        #: namespace → the images there
+        self.spaces: dict[str, FakeCluster] = {}
         self.user = user
         self.conffile = "/etc/ceph/ceph.conf"
         self.down = False
@@ -62,6 +76,8 @@ class FakeCluster(Cluster):
         self.notes: dict[str, dict[str, str]] = {}
         #: plain objects of the pool
         self.objects: dict[str, bytes] = {}
+        #: name of an object → its entries
+        self.omaps: dict[str, dict[str, bytes]] = {}
         #: ids of images without an exclusive lock
         self.shared: set[str] = set()
         #: id → former name, oldest first
@@ -77,14 +93,38 @@ class FakeCluster(Cluster):
         #: what happens to the image of that name while it is being made whole
         self.meanwhile: Callable[[str], object] = lambda _name: None
         self.addresses = frozenset({"192.0.2.1:0/1"})
+        #: address → the seconds that it was fenced for
+        self.fences: dict[str, int] = {}
         self.monitor_map = [("127.0.0.1", 6789)]
+        #: whether its user may make others, and those that there are: name → (id of the image, or namespace; key; note)
+        self.may_make_users = True
+        self.made_users: dict[str, FakeUser] = {}
+        #: names that stand in the list of users, from right before there is one until right after
+        self.listed_users: dict[str, bytes] = {}
+        self.keys_made = 0
         self.base64_key: str | None = "AQBmYWtlIGtleSBub3QgYSBzZWNyZXQgYXQgYWxsIQ=="
         self.cluster_id = str(uuid.UUID(int=1))
         self._lock = threading.Lock()
         self._in_doubt: dict[str, tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = {}
 
     def __repr__(self) -> str:
-        return f"<FakeCluster pool={self.pool} user={self.user}>"
+        return f"<FakeCluster {self.place} user={self.user}>"
+
+    def within(self, namespace: str) -> FakeCluster:
+        """The images of a namespace; everything else is the pool's, and is set there."""
+        if not namespace:
+            return self
+        return self.spaces.setdefault(namespace, FakeNamespace(self, namespace))
+
+    def namespaces(self) -> list[str]:
+        self.check()
+        return sorted(self.spaces)
+
+    def _everywhere(self) -> Iterator[FakeCluster]:
+        """All namespaces of this pool and of those beside it."""
+        for one in {id(one): one for one in (self.within(""), *self.others.values())}.values():
+            yield one
+            yield from one.spaces.values()
 
     def release(self) -> None:
         """End every stuck call, with its effect, in the order of their begin."""
@@ -196,12 +236,29 @@ class FakeCluster(Cluster):
                 jobs.checkpoint()
             self.parents.pop(found.id)
 
+    def make_whole(self, name: str) -> None:
+        self._change(name, lambda: self.parents.pop(self._look(name).id, None))
+
     def grow(self, name: str, size_bytes: int) -> None:
         def step() -> None:
             found = self._look(name)
             self.stored[name] = found.id, max(found.size_bytes, size_bytes)
 
         self._change(name, step)
+
+    def limit(self, name: str, limits: Mapping[str, int]) -> None:
+        def step() -> None:
+            held = self.notes.setdefault(self._look(name).id, {})
+            for key in [key for key in held if key.startswith(f"{OPTION}rbd_qos_")]:
+                del held[key]
+            held |= {OPTION + key: value for key, value in options(limits).items()}
+
+        self._do(name, step)
+
+    def limits(self, name: str) -> dict[str, str]:
+        """What `limit` left at an image."""
+        held = self.notes.get(self._look(name).id, {})
+        return {key.removeprefix(OPTION): value for key, value in held.items() if key.startswith(OPTION)}
 
     def share(self, name: str) -> None:
         self._change(name, lambda: self.shared.add(self._look(name).id))
@@ -263,6 +320,8 @@ class FakeCluster(Cluster):
                 found = self._look(name)
             elif image_id in self.bin:
                 found = ImageInfo(image_id, 0, [])
+            elif (self.stored.get(name) or ("",))[0] == image_id:
+                found = self._look(name)
             else:
                 raise errors.ImageNotFound(name)
             own = "" if found.id in self.parents else self.data.get(found.id, "")
@@ -312,10 +371,11 @@ class FakeCluster(Cluster):
         ]
 
     def _relative(self, image_id: str) -> Relative:
-        for one in (self, *self.others.values()):
+        for one in self._everywhere():
             names = {stored: name for name, (stored, _) in one.stored.items()} | one.bin
             if image_id in names:
-                return Relative(one.pool, names[image_id], image_id, trashed=image_id in one.bin)
+                name, trashed = names[image_id], image_id in one.bin
+                return Relative(one.pool, name, image_id, trashed=trashed, namespace=one.namespace)
         raise errors.ImageNotFound(image_id)
 
     def _above(self, image_id: str) -> Iterator[Relative]:
@@ -323,8 +383,8 @@ class FakeCluster(Cluster):
             image_id = self.parents[image_id]
             yield self._relative(image_id)
 
-    def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
-        self._change(name, lambda: self._clone(parent, snap, name, size_bytes))
+    def clone(self, parent: str, snap: str, name: str, size_bytes: int, *, source: Cluster | None = None) -> None:
+        self._change(name, lambda: self._clone(parent, snap, name, size_bytes, source))
 
     def size_elsewhere(self, pool: str, name: str, snap: str) -> int:
         def step() -> int:
@@ -348,21 +408,22 @@ class FakeCluster(Cluster):
 
         self._change(name, step)
 
-    def copy(self, source: str, name: str, size_bytes: int) -> None:
+    def copy(self, parent: str, name: str, size_bytes: int, *, source: Cluster | None = None) -> None:
         snap = f"{name}.clone_snap"
+        there = self.within(self.namespace if source is None else source.namespace)
 
         def freeze() -> None:
             if name not in self.stored:
-                found = self._look(source)
+                found = there._look(parent)
                 held = found.size_bytes, self.data.get(found.id, "")
                 self.snaps.setdefault(found.id, {}).setdefault(snap, held)
 
         def tidy() -> None:
-            if source in self.stored:
-                self.snaps.get(self._look(source).id, {}).pop(snap, None)
+            if parent in there.stored:
+                self.snaps.get(there._look(parent).id, {}).pop(snap, None)
 
         self._change(name, freeze)
-        self._change(name, lambda: self._clone(source, snap, name, size_bytes))
+        self._change(name, lambda: self._clone(parent, snap, name, size_bytes, there))
         self._change(name, tidy)
 
     def roll_back(self, name: str, snap: str) -> None:
@@ -376,9 +437,9 @@ class FakeCluster(Cluster):
 
         self._change(name, step)
 
-    def move(self, name: str, pool: str) -> None:
+    def move(self, name: str, pool: str, namespace: str = "") -> None:
         def step() -> None:
-            target = self.others[pool]
+            target = (self if pool == self.pool else self.others[pool]).within(namespace)
             if name in target.stored:
                 return
             found = self._look(name)
@@ -433,13 +494,24 @@ class FakeCluster(Cluster):
     def drop_object(self, name: str) -> None:
         self._change(name, lambda: self.objects.pop(name, None))
 
+    def put_entries(self, name: str, entries: Mapping[str, bytes], gone: Collection[str] = ()) -> None:
+        def step() -> None:
+            held = {**self.omaps.get(name, {}), **entries}
+            self.omaps[name] = {key: value for key, value in held.items() if key not in gone}
+
+        self._change(name, step)
+
+    def entries(self, name: str) -> dict[str, bytes]:
+        self.check()
+        return dict(self.omaps.get(name, {}))
+
     def _has_clones(self, image_id: str) -> bool:
         return any(image_id in pool.parents.values() for pool in (self, *self.others.values()))
 
-    def _clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
+    def _clone(self, parent: str, snap: str, name: str, size_bytes: int, source: Cluster | None) -> None:
         if name in self.stored:
             return  # Of an earlier try: its parent may be gone by now.
-        above = self._look(parent)
+        above = self.within(self.namespace if source is None else source.namespace)._look(parent)
         if snap not in self.snaps.get(above.id, {}) or snap in self.group_snaps:
             raise errors.ImageNotFound(name)
         size, data = self.snaps[above.id][snap]
@@ -456,11 +528,61 @@ class FakeCluster(Cluster):
         self.check()
         return list(self.bin.items())
 
+    def makes_users(self) -> bool:
+        self.check()
+        return self.may_make_users
+
+    def user_of_image(self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool) -> str:
+        del flattens
+        self._change(name, lambda: self.listed_users.update({user: note}))
+        image_id = str(self._do(name, lambda: self._look(name)).id)
+        return self._user(FakeUser(image_id, self.namespace, read_only=read_only), user)
+
+    def user_of_namespace(self, user: str, note: bytes) -> str:
+        self._change(user, lambda: self.listed_users.update({user: note}))
+        return self._user(FakeUser(None, self.namespace), user)
+
+    def _user(self, made: FakeUser, user: str) -> str:
+        def step() -> str:
+            if not self.may_make_users:
+                raise errors.UsersRefused(user)
+            found = self.made_users.get(user)
+            if found is None:
+                self.keys_made += 1
+            key = _key(self.keys_made) if found is None else found.key
+            self.made_users[user] = dataclasses.replace(made, key=key)
+            return key
+
+        return str(self._change(user, step))
+
+    def users(self) -> dict[str, bytes]:
+        self.check()
+        return dict(self.listed_users)
+
+    def remove_user(self, user: str) -> None:
+        def remove() -> None:
+            if not self.may_make_users:
+                raise errors.UsersRefused(user)
+            self.made_users.pop(user, None)
+
+        self._change(user, remove)
+        self._change(user, lambda: self.listed_users.pop(user, None))
+
+    def opens(self, user: str | None, key: str | None, name: str, *, write: bool = False) -> bool:
+        """Whether somebody can open an image, if that is a user that was made here; of others nothing is known."""
+        if user is None or not user.startswith(f"{self.user}."):
+            return True
+        found = self.made_users.get(str(user))
+        if found is None or found.key != key or found.namespace != self.namespace or (write and found.read_only):
+            return False
+        return found.image_id is None or name not in self.stored or found.image_id == self.stored[name][0]
+
     def capacity(self) -> Capacity:
         self.check()
         if not self.statistics:
             raise errors.CephUnavailable("no statistics of the pool yet")
-        return Capacity(self.total_bytes, self.free_bytes, 0, sum(size for _, size in self.stored.values()))
+        stored = [size for one in (self, *self.spaces.values()) for _, size in one.stored.values()]
+        return Capacity(self.total_bytes, self.free_bytes, 0, sum(stored))
 
     def monitors(self) -> list[tuple[str, int]]:
         self.check()
@@ -469,6 +591,23 @@ class FakeCluster(Cluster):
     def key(self) -> str | None:
         self.check()
         return self.base64_key
+
+    def clients(self) -> frozenset[str]:
+        return self.addresses
+
+    def fence(self, addresses: Collection[str], seconds: int) -> None:
+        def step() -> None:
+            foreign = frozenset(addresses) - self.addresses
+            for one in self._everywhere():
+                one.fences |= dict.fromkeys(foreign, seconds)
+                for image, clients in one.watchers.items():
+                    one.watchers[image] = [client for client in clients if client not in foreign]
+
+        self._change("(the fence)", step)
+
+    def fenced(self) -> frozenset[str]:
+        self.check()
+        return frozenset(self.fences)
 
     def fsid(self) -> str:
         self.check()
@@ -500,6 +639,31 @@ class FakeCluster(Cluster):
         result = self._do(subject, step)
         self.life()
         return result
+
+
+class FakeNamespace(FakeCluster):
+    """A namespace of a fake's pool: it has images and a trash of its own, and shows and sets the pool's knobs."""
+
+    _OWN = frozenset({"_whole", "namespace", "stored", "bin", "migrations"})
+
+    def __init__(self, whole: FakeCluster, namespace: str) -> None:
+        self._whole = whole
+        self.namespace = namespace
+        self.stored = {}
+        self.bin = {}
+        self.migrations = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._OWN or name in vars(FakeCluster):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._whole, name, value)
+
+    def within(self, namespace: str) -> FakeCluster:
+        return self._whole.within(namespace)
 
 
 class FakeOpenImage(OpenImage):
@@ -564,6 +728,10 @@ class FakeOpenImage(OpenImage):
     def set_note(self, key: str, value: str) -> None:
         self._cluster.life()
         self._cluster.notes.setdefault(self._id, {})[key] = value
+
+
+def _key(number: int) -> str:
+    return base64.b64encode(b"the %d. key of the fake" % number).decode()
 
 
 def _piece(data: bytes, number: int) -> bytes:

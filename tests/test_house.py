@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from types import ModuleType
 
 import pytest
@@ -77,3 +78,10 @@ def test_no_module_is_without_its_first_words() -> None:
         first, second, *_ = path.read_text(encoding="utf-8").splitlines()
         assert first == "# SPDX-License-Identifier: Apache-2.0", path
         assert second.startswith('"""'), path
+
+
+def test_a_volumes_image_is_looked_for_in_its_namespace() -> None:
+    """A volume's host alone does not say where its image is: see `World.cluster_of`."""
+    for path in (pathlib.Path(__file__).parent.parent / "cinderlite" / "core").rglob("*.py"):
+        named = re.findall(r"world\.cluster\(([\w.\[\]]+)\.host\)", path.read_text(encoding="utf-8"))
+        assert set(named) <= {"group", "source"}, path

@@ -261,12 +261,19 @@ DIFFERS: dict[str, str] = {
     "POST /volumes/{id}/action os-migrate_volume_completion": "always 400: Ceph moves an image by itself, so none ever "
     "waits for a compute service",
     "POST /volumes/{id}/action os-migrate_volume": "its snapshots go along, which Cinder refuses; a volume in use is "
-    "a 400, since Ceph moves only what nobody has open",
-    "POST /volumes/{id}/action os-retype": "one in use is not moved to another pool",
-    "DELETE /volumes/{id}": "also one in `error_deleting`, to try again",
+    "moved by QEMU where cinderlite plugged it in, into one server only, without snapshots, and locked meanwhile",
+    "POST /volumes/{id}/action os-retype": "one in use is moved by QEMU where cinderlite plugged it in, as by "
+    "os-migrate_volume, and gets other limits of the front end at once",
+    "POST /volumes/{id}/action os-force_detach": "asks the server for the disk if that answers, else has Ceph take "
+    "nothing more from its client before the volume is free; Cinder only forgets the attachment",
+    "DELETE /volumes/{id}": "also one in `error_deleting`, to try again; with `snapshots_outlive_volumes` also one "
+    "with snapshots, which stay",
     "DELETE /snapshots/{id}": "also one in `error_deleting`, to try again",
     "POST /snapshots/{id}/action os-force_delete": "also one that belongs to a group snapshot, unless its data are in "
     "a snapshot of several images",
+    "POST /qos-specs": "a 400 for a limit that is no whole number, with which Cinder's volumes could not be opened; "
+    "limits that exclude each other are taken, and refuse the attach that they are needed for",
+    "PUT /qos-specs/{id}": "the same; a change counts at once for disks that cinderlite plugged in, and for images",
     "DELETE /backups/{id}": "also the one that others are incremental to, and one that is still being made: every "
     "backup stands for itself, whatever `has_dependent_backups` says",
     "POST /backups/{id}/restore": "into a new volume: the backup stays `available`, so that several can be restored at "

@@ -11,7 +11,7 @@ import ast
 import dataclasses
 import datetime
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
@@ -32,6 +32,8 @@ FALSE = frozenset({"0", "f", "false", "off", "n", "no"})
 
 #: Since when an unknown filter is refused rather than ignored, in most lists.
 STRICT_SINCE = Version(3, 31)
+#: Since when most of the compute API refuses query keys that it does not know.
+QUERIES_STRICT_SINCE = Version(2, 75)
 #: Since when `key~=` searches.
 LIKE_SINCE = Version(3, 34)
 #: Since when `with_count` counts.
@@ -101,6 +103,26 @@ def number(query: Mapping[str, str], key: str) -> int | None:
     return int(text)
 
 
+def moment(query: Mapping[str, str], key: str) -> datetime.datetime | None:
+    """A time of the query; None without it. Raises BadRequest."""
+    return _moment(key, query[key]) if key in query else None
+
+
+def _moment(key: str, text: str) -> datetime.datetime:
+    try:
+        value = datetime.datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise errors.InvalidInput(f"Invalid date '{text[:64]}' for {key}.") from error
+    return value if value.tzinfo is None else value.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
+def refuse_others(query: Mapping[str, str], known: Collection[str]) -> None:
+    """Raise BadRequest for a key of the query that the compute API does not know; earlier versions ignore it."""
+    unknown = sorted(set(query) - set(known))
+    if unknown and VIEW.get().version >= QUERIES_STRICT_SINCE:
+        raise errors.BadRequest(f"Additional properties are not allowed ('{unknown[0][:64]}' was unexpected)")
+
+
 def literal(key: str, text: str) -> dict[str, str]:
     """A dictionary as clients write it into a URL, in Python's or JSON's quoting. Raises BadRequest."""
     try:
@@ -118,16 +140,10 @@ def moments(column: Any, key: str) -> Build:
     def build(text: str) -> ColumnElement[bool]:
         conditions = []
         for part in text.split(","):
-            word, _, moment = part.partition(":")
+            word, _, when = part.partition(":")
             if word not in _COMPARE:
                 raise errors.InvalidInput(f"Invalid filter operator '{word[:64]}' for {key}.")
-            try:
-                value = datetime.datetime.fromisoformat(moment.strip())
-            except ValueError as error:
-                raise errors.InvalidInput(f"Invalid date '{moment[:64]}' for {key}.") from error
-            if value.tzinfo is not None:
-                value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-            conditions.append(_COMPARE[word](column, value))
+            conditions.append(_COMPARE[word](column, _moment(key, when)))
         return and_(*conditions)
 
     return build

@@ -12,10 +12,16 @@ from oslo_policy import policy
 ADMIN = "rule:admin_api"
 READER = "rule:xena_system_admin_or_project_reader"
 MEMBER = "rule:xena_system_admin_or_project_member"
+#: A cloud without Keystone has nobody of the role "service": there an administrator stands in.
+SERVICE = "rule:service_api or rule:admin_api"
 
 BASE = {
     "context_is_admin": ("role:admin", "Decides what counts for an administrator."),
     "admin_api": ("is_admin:True", "Default rule for what only administrators may."),
+    "service_api": (
+        "role:service or service_roles:service",
+        "Another service: by itself, or with its token beside that of the user on whose behalf it calls.",
+    ),
     "admin_or_owner": ("is_admin:True or project_id:%(project_id)s", "An administrator or the owner."),
     "xena_system_admin_or_project_reader": (
         "(role:admin) or (role:reader and project_id:%(project_id)s)",
@@ -77,6 +83,11 @@ FOR_READERS = {
     "os_compute_api:limits": "Show the compute limits.",
     "os_compute_api:os-volumes-attachments:index": "List a server's volumes.",
     "os_compute_api:os-volumes-attachments:show": "Show a volume of a server.",
+    "os_compute_api:os-instance-actions:list": "List what was done to a server.",
+    "os_compute_api:os-instance-actions:show": "Show one thing that was done to a server.",
+    "os_compute_api:os-quota-sets:show": "Show the compute quotas of a project.",
+    "os_compute_api:os-quota-sets:detail": "Show the compute quotas of a project with what is used.",
+    "os_compute_api:os-quota-sets:defaults": "Show the default compute quotas.",
 }
 
 FOR_MEMBERS = {
@@ -137,6 +148,7 @@ FOR_MEMBERS = {
     "group:delete_group_snapshot": "Delete a group snapshot.",
     "message:delete": "Delete a user message.",
     "os_compute_api:os-volumes-attachments:create": "Attach a volume to a server.",
+    "os_compute_api:os-volumes-attachments:update": "Change what becomes of a volume when its server ends.",
     "os_compute_api:os-volumes-attachments:delete": "Detach a volume from a server.",
 }
 
@@ -220,7 +232,18 @@ FOR_ADMINS = {
     "clusters:update": "Enable and disable a cluster of services.",
     "workers:cleanup": "Have interrupted work taken up.",
     "os_compute_api:os-extended-server-attributes": "See on which host a server runs.",
+    "os_compute_api:os-server-diagnostics": "See how many more disks a server takes.",
     "os_compute_api:os-availability-zone:detail": "List availability zones with their hosts.",
+    "os_compute_api:os-instance-actions:events": "See in full what became of an action on a server.",
+    "os_compute_api:os-services:list": "List the hosts of servers as compute services.",
+}
+
+FOR_SERVICES = {
+    "cinderlite:servers:launch": "See what a server is to be started with, and with that what opens its volumes.",
+    "os_compute_api:os-volumes-attachments:swap": "Have a server use another volume in place of one.",
+    "os_compute_api:os-server-external-events:create": "Tell of something that happened to a server's volume or port.",
+    "os_compute_api:os-assisted-volume-snapshots:create": "Have a snapshot taken by the server that has the volume.",
+    "os_compute_api:os-assisted-volume-snapshots:delete": "Have such a snapshot removed.",
 }
 
 #: Every rule with its default check and what it decides.
@@ -251,7 +274,7 @@ RULES = [
     *(policy.RuleDefault(name, check, description) for name, (check, description) in BASE.items()),
     *(
         _rule(name, check, description)
-        for check, rules in ((READER, FOR_READERS), (MEMBER, FOR_MEMBERS), (ADMIN, FOR_ADMINS))
+        for check, rules in ((READER, FOR_READERS), (MEMBER, FOR_MEMBERS), (ADMIN, FOR_ADMINS), (SERVICE, FOR_SERVICES))
         for name, description in rules.items()
     ),
 ]

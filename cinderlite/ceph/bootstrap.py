@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making the pools and the cephx user that the service needs, with an administrator's keyring.
+"""Making the pools and the cephx user that the service needs, with an administrator's keyring; telling libvirt the key.
 
 Each step looks first and is a no-op if it was done, so that it can be run again; none changes a pool that another
 application has, or a user that exists with other rights. What a newcomer gets wrong: the key is a secret. It goes from
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cinderlite import errors
-from cinderlite.ceph import checkup
+from cinderlite.ceph import checkup, rights
+from cinderlite.ceph.libvirt_secret import Secret
 
 #: Seconds that each call may take.
 _PATIENCE = "30"
@@ -34,15 +36,24 @@ class Wanted:
     pools: Sequence[str]
     keyring: pathlib.Path
     read_only: Sequence[str] = ()
+    #: Which libvirts are to have the key, and under which UUIDs; None for that of the cluster.
+    libvirts: Sequence[str] = ()
+    secret_uuids: Sequence[str | None] = ()
+    #: Whether guests are to open images as users that it makes.
+    makes_users: bool = True
 
     @property
     def caps(self) -> list[str]:
         """The least rights that do, as pairs of a daemon's kind and what is allowed there."""
-        mine = ", ".join(
-            [f"profile rbd pool={pool}" for pool in self.pools]
-            + [f"profile rbd-read-only pool={pool}" for pool in self.read_only]
-        )
-        return ["mon", "profile rbd", "osd", mine, "mgr", mine]
+        return self._caps(makes_users=self.makes_users)
+
+    @property
+    def enough(self) -> list[list[str]]:
+        """Those, and what does as well, but that guests may have to open images as this very user."""
+        return [self.caps, self._caps(makes_users=False)]
+
+    def _caps(self, *, makes_users: bool) -> list[str]:
+        return rights.of_service(self.user, self.pools, self.read_only, makes_users=makes_users)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +71,12 @@ def steps(wanted: Wanted) -> Iterator[Step]:
         yield Step(shlex.join(["ceph", *conf, "osd", "pool", "create", pool]), _Pool(pool).create)
         yield Step(shlex.join(["rbd", *conf, "pool", "init", pool]), _Pool(pool).initialise)
     make = shlex.join(["ceph", *conf, "auth", "get-or-create", f"client.{wanted.user}", *wanted.caps])
-    yield Step(f"(umask 077; {make} > {shlex.quote(str(wanted.keyring))})", _User(wanted).make)
+    user = _User(wanted)
+    yield Step(f"(umask 077; {make} > {shlex.quote(str(wanted.keyring))})", user.make)
+    for uri in wanted.libvirts:
+        for uuid in wanted.secret_uuids:
+            secret = Secret(uri, wanted.conffile, wanted.user, uuid)
+            yield Step(secret.command, functools.partial(user.tell, secret))
 
 
 @contextlib.contextmanager
@@ -127,6 +143,10 @@ class _User:
         self._write(json.loads(answer)[0]["key"])
         return True
 
+    def tell(self, secret: Secret, cluster: Any) -> bool:
+        """Let a libvirt know the key."""
+        return secret.set(cluster, _command(cluster, prefix="auth get-key", entity=self._entity, format="plain"))
+
     def _compare(self, cluster: Any) -> None:
         """Refuse a user with other rights than wanted, or none; its keyring is there already."""
         code, answer, _ = cluster.mon_command(
@@ -136,8 +156,8 @@ class _User:
             raise errors.CephError(
                 f"{self._wanted.keyring} is there, but Ceph has no {self._entity}; move it away first."
             )
-        pairs = iter(self._wanted.caps)
-        if json.loads(answer)[0]["caps"] != dict(zip(pairs, pairs, strict=True)):
+        found = json.loads(answer)[0]["caps"]
+        if found not in [dict(zip(caps[::2], caps[1::2], strict=True)) for caps in self._wanted.enough]:
             raise self._different()
 
     def _different(self) -> errors.CephError:
@@ -159,7 +179,7 @@ class _User:
 
 
 def _command(cluster: Any, **command: Any) -> bytes:
-    code, answer, _ = cluster.mon_command(json.dumps({**command, "format": "json"}), b"")
+    code, answer, _ = cluster.mon_command(json.dumps({"format": "json", **command}), b"")
     if code:
         raise errors.CephError(f"The monitors refuse {command['prefix']}: {os.strerror(abs(code))}.")
     return bytes(answer)

@@ -111,18 +111,19 @@ def _writes(rados: Any, pool: str) -> bool:
 
 def ask(rados: Any, prefix: str) -> Any:
     """What the monitors answer to a command without arguments. Raises CephError, CephTimeout."""
-    code, answer = _command(rados, prefix=prefix)
+    code, answer = command(rados, prefix=prefix)
     if code:
         raise errors.CephError(f"The monitors refuse {prefix}: {os.strerror(code)}.")
     return json.loads(answer)
 
 
-def _code(rados: Any, **command: str) -> int:
-    return _command(rados, **command)[0]
+def _code(rados: Any, **words: str) -> int:
+    return command(rados, **words)[0]
 
 
-def _command(rados: Any, **command: str) -> tuple[int, bytes]:
-    code, answer, _ = rados.mon_command(json.dumps({**command, "format": "json"}), b"")
+def command(rados: Any, **words: Any) -> tuple[int, bytes]:
+    """The errno and the answer of the monitors to a command. Raises CephTimeout."""
+    code, answer, _ = rados.mon_command(json.dumps({**words, "format": "json"}), b"")
     if abs(code) == errno.ETIMEDOUT:
-        raise errors.CephTimeout(f"{command['prefix']}: no monitor answered")
+        raise errors.CephTimeout(f"{words['prefix']}: no monitor answered")
     return abs(code), bytes(answer)

@@ -21,6 +21,7 @@ import collections
 import concurrent.futures
 import configparser
 import contextlib
+import copy
 import ctypes
 import dataclasses
 import errno
@@ -32,12 +33,12 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.ceph import checkup, images, look, objects
+from cinderlite.ceph import cephx, checkup, fences, images, look, objects, rights
 from cinderlite.ceph.checkup import Facts
 from cinderlite.ceph.data import OpenImage
 from cinderlite.ceph.images import ImageInfo, SnapshotInfo
@@ -53,6 +54,8 @@ BREAKER_SECONDS = 2.0
 CAPACITY_SECONDS = 5.0
 #: The monitor map is asked anew after so long; it changes when an operator changes it.
 MONITORS_SECONDS = 5.0
+#: A user that may not make others is asked anew after so long; a new right counts for new connections only.
+RIGHTS_SECONDS = 60.0
 
 #: What an errno of librbd or librados means to us; any other becomes CephError.
 BY_ERRNO: dict[int, type[errors.CinderliteError]] = {
@@ -90,6 +93,15 @@ class _Connection:
     addresses: frozenset[str]
     users: int = 0
     retired: bool = False
+
+    @contextlib.contextmanager
+    def within(self, pool: str, namespace: str) -> Iterator[_Connection]:
+        """The same with an I/O context of a namespace, for as long as it is used."""
+        if not namespace:
+            yield self
+            return
+        with images.place(self.rados, pool, namespace) as ioctx:
+            yield _Connection(self.rados, ioctx, self.addresses)
 
     def shut_down(self) -> None:
         self.ioctx.close()
@@ -278,12 +290,18 @@ class _Here:
         self.connections: dict[bool, _Connection] = {}
         self.suspect = False
         self.counting = threading.Lock()
+        #: Those that are known to exist.
+        self.namespaces: set[str] = set()
         self.capacity: tuple[float, Capacity] | None = None
         self.monitors: tuple[float, list[tuple[str, int]]] | None = None
+        #: Whether our user may make others, and until when that is believed.
+        self.makes_users: tuple[float, bool] = (0.0, False)
 
 
 class Cluster:
     """The pool of images, for all threads of a process; connects at the first call.
+
+    One stands for the pool's default namespace; `within` gives another, which knows the images there and no others.
 
     Any method may raise CephUnavailable, CephTimeout or CephError; what else it raises is said there. `observe` is told
     the verb, the seconds and the success of every call that was let through.
@@ -300,9 +318,11 @@ class Cluster:
         osd_timeout: int,
         call_timeout: float,
         threads: int,
+        namespaces: bool = False,
         observe: Callable[[str, float, bool], None] | None = None,
     ) -> None:
         self.pool = pool
+        self.namespace = ""
         self.user = user
         self.conffile = conffile
         self._connect_timeout = connect_timeout
@@ -315,12 +335,35 @@ class Cluster:
         }
         self._call_timeout = call_timeout
         self._limit = threads
+        #: Whether statistics count the images of all namespaces, at a call for each.
+        self._counts_all = namespaces
         self._observe = observe
-        self._here = _Here(threads)
+        self._pool_itself = self
+        self._this_process = _Here(threads)
         _CLUSTERS.add(self)
 
     def __repr__(self) -> str:
-        return f"<Cluster pool={self.pool} user={self.user} conffile={self.conffile}>"
+        return f"<Cluster {self.place} user={self.user} conffile={self.conffile}>"
+
+    @property
+    def place(self) -> str:
+        """Where its images are, as Ceph's commands name it: pool, or pool/namespace."""
+        return f"{self.pool}/{self.namespace}" if self.namespace else self.pool
+
+    def within(self, namespace: str) -> Cluster:
+        """The same pool in one of its namespaces, "" for the default one, over the same connections.
+
+        What makes an image there makes the namespace if it is missing.
+        """
+        if namespace == self.namespace:
+            return self
+        found = copy.copy(self)
+        found.namespace = namespace
+        return found
+
+    @property
+    def _here(self) -> _Here:
+        return self._pool_itself._this_process  # noqa: SLF001 - another namespace of the same pool
 
     # Does it live?
 
@@ -339,7 +382,7 @@ class Cluster:
 
     def create(self, name: str, size_bytes: int) -> None:
         """Make an empty image unless it is there already. Raises ImageExists if it is, with another size."""
-        self._call("create", lambda c: images.create(c.ioctx, name, size_bytes), name)
+        self._make("create", lambda c: images.create(c.ioctx, name, size_bytes), name)
 
     def write_head(self, name: str, data: bytes) -> None:
         """Write what an image begins with, all of it or nothing: at most one object. Raises ImageNotFound."""
@@ -377,6 +420,10 @@ class Cluster:
     def grow(self, name: str, size_bytes: int) -> None:
         """Make an image that big, unless it is already. Raises ImageNotFound."""
         self._call("grow", lambda c: images.grow(c.ioctx, name, size_bytes), name)
+
+    def limit(self, name: str, limits: Mapping[str, int]) -> None:
+        """Have who opens an image, or has it open, keep these limits (by Cinder's names). Raises ImageNotFound."""
+        self._call("limit", lambda c: images.limit(c.ioctx, name, limits), name)
 
     def share(self, name: str) -> None:
         """Make an image fit for several writers at a time; it then has no exclusive lock and no object map."""
@@ -448,9 +495,17 @@ class Cluster:
         found: list[SnapshotInfo] = self._call("list_snapshots", lambda c: images.snapshots(c.ioctx, name), name)
         return found
 
-    def clone(self, parent: str, snap: str, name: str, size_bytes: int) -> None:
-        """Make an image of a snapshot, sharing its data; `size_bytes` may be more. Raises ImageNotFound."""
-        self._call("clone", lambda c: images.clone(c.ioctx, parent, snap, name, size_bytes), name)
+    def clone(self, parent: str, snap: str, name: str, size_bytes: int, *, source: Cluster | None = None) -> None:
+        """Make an image of a snapshot, sharing its data; `size_bytes` may be more. Raises ImageNotFound.
+
+        `source` is the namespace of the same pool that the parent is in, if that is another one.
+        """
+
+        def step(connection: _Connection) -> None:
+            with self._beside(connection, source) as ioctx:
+                images.clone(connection.ioctx, parent, snap, name, size_bytes, source=ioctx)
+
+        self._make("clone", step, name)
 
     def size_elsewhere(self, pool: str, name: str, snap: str) -> int:
         """Bytes of a snapshot in another pool, if our user may read it there. Raises ImageNotFound."""
@@ -468,11 +523,19 @@ class Cluster:
             with connection.rados.open_ioctx(pool) as source:
                 images.clone(connection.ioctx, parent, snap, name, size_bytes, source=source)
 
-        self._call("clone_elsewhere", step, name)
+        self._make("clone_elsewhere", step, name)
 
-    def copy(self, source: str, name: str, size_bytes: int) -> None:
-        """Make an image that starts as another one is now, sharing its data. Raises ImageNotFound."""
-        self._call("copy", lambda c: images.copy(c.ioctx, source, name, size_bytes), name)
+    def copy(self, parent: str, name: str, size_bytes: int, *, source: Cluster | None = None) -> None:
+        """Make an image that starts as another one is now, sharing its data; `source` as for `clone`.
+
+        Raises ImageNotFound.
+        """
+
+        def step(connection: _Connection) -> None:
+            with self._beside(connection, source) as ioctx:
+                images.copy(connection.ioctx, parent, name, size_bytes, source=ioctx)
+
+        self._make("copy", step, name)
 
     def depth(self, name: str, most: int) -> int:
         """How many images are below a clone, each made from the next, counted up to `most`. Raises ImageNotFound."""
@@ -493,18 +556,24 @@ class Cluster:
 
         self._bulk("flatten", step, name)
 
+    def make_whole(self, name: str) -> None:
+        """The same for an image that nobody has open, so that nobody need be told."""
+        self.flatten(name, lambda _clients: None, lambda _done, _total: None)
+
     def roll_back(self, name: str, snap: str) -> None:
         """Write a snapshot's data over its image; takes as long as there are data. Raises ImageNotFound."""
         self._bulk("roll_back", lambda c: images.roll_back(c.ioctx, name, snap))
 
-    def move(self, name: str, pool: str) -> None:
-        """Move an image with its snapshots to another pool of the cluster; one that is half way is moved on.
+    def move(self, name: str, pool: str, namespace: str = "") -> None:
+        """Move an image with its snapshots to another pool or namespace; one that is half way is moved on.
 
         Takes as long as there are data. Raises ImageNotFound, ImageBusy when somebody has it open.
         """
 
         def step(connection: _Connection) -> None:
-            with connection.rados.open_ioctx(pool) as target:
+            with images.place(connection.rados, pool, namespace) as target:
+                if namespace:
+                    images.make_namespace(target, namespace)
                 images.move(connection.ioctx, target, name)
 
         self._bulk("move", step, name)
@@ -535,7 +604,10 @@ class Cluster:
 
         connection = self._borrow(self._here, bulk=True)
         try:
-            with rbd.Image(connection.ioctx, name, read_only=not write) as image:
+            with (
+                connection.within(self.pool, self.namespace) as placed,
+                rbd.Image(placed.ioctx, name, read_only=not write) as image,
+            ):
                 chosen = None if snap is None else images.snap_id(image, snap)
                 if chosen is not None:
                     image.set_snap_by_id(chosen)
@@ -560,6 +632,84 @@ class Cluster:
     def drop_object(self, name: str) -> None:
         """Remove an object of the pool; no trace of it is fine."""
         self._bulk("drop_object", lambda c: objects.drop(c.ioctx, name))
+
+    def put_entries(self, name: str, entries: Mapping[str, bytes], gone: Collection[str] = ()) -> None:
+        """Store entries, by key, of an object of the pool and remove those that are `gone`, all at once."""
+        self._call("put_entries", lambda c: objects.put_entries(c.ioctx, name, entries, gone), name)
+
+    def entries(self, name: str) -> dict[str, bytes]:
+        """All entries of an object of the pool; none if there is no such object."""
+        return self._bulk("entries", lambda c: objects.entries(c.ioctx, name))
+
+    # Users that guests open images as
+
+    def makes_users(self) -> bool:
+        """Whether our user may make others; asked once, and again now and then after a no."""
+        here = self._here
+        until, may = here.makes_users
+        if not may and time.monotonic() >= until:
+            may = bool(self._call("makes_users", lambda c: cephx.makes(c.rados, self.user or "admin")))
+            here.makes_users = time.monotonic() + RIGHTS_SECONDS, may
+        return may
+
+    def user_of_image(self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool) -> str:
+        """The key of a user that opens that image, and reads what is below it, and nothing else; made if need be.
+
+        With `flattens` its client can be asked to make the image whole. `note` is kept in the list of such users.
+        Raises ImageNotFound, UsersRefused.
+        """
+        place = rights.Place(self.pool, self.namespace)
+
+        def step(connection: _Connection) -> str:
+            with self._noted(connection, user, note):
+                caps = cephx.of_image(
+                    connection.rados, connection.ioctx, place, name, read_only=read_only, flattens=flattens
+                )
+            return cephx.make(connection.rados, user, caps)
+
+        return str(self._call("user_of_image", step, name))
+
+    def user_of_namespace(self, user: str, note: bytes) -> str:
+        """The key of a user that opens all images of this namespace, and reads the default one; made if need be.
+
+        Raises UsersRefused.
+        """
+        caps = rights.of_namespace(rights.Place(self.pool, self.namespace))
+
+        def step(connection: _Connection) -> str:
+            with self._noted(connection, user, note):
+                pass
+            return cephx.make(connection.rados, user, caps)
+
+        return str(self._call("user_of_namespace", step, user))
+
+    def users(self) -> dict[str, bytes]:
+        """The users that were made for this pool, or were about to be, with their notes."""
+
+        def step(connection: _Connection) -> dict[str, bytes]:
+            with images.place(connection.rados, self.pool, "") as ioctx:
+                return objects.entries(ioctx, cephx.REGISTER)
+
+        found: dict[str, bytes] = self._call("users", step)
+        return found
+
+    def remove_user(self, user: str) -> None:
+        """Remove a user that was made here, whose clients can then connect no more; no trace of it is fine.
+
+        Those that are connected are so until their tickets lapse. Raises UsersRefused.
+        """
+
+        def step(connection: _Connection) -> None:
+            cephx.remove(connection.rados, user)
+            with images.place(connection.rados, self.pool, "") as ioctx:
+                cephx.forget(ioctx, [user])
+
+        self._call("remove_user", step, user)
+
+    @contextlib.contextmanager
+    def _noted(self, connection: _Connection, user: str, note: bytes) -> Iterator[None]:
+        with images.place(connection.rados, self.pool, "") as ioctx, cephx.noted(ioctx, user, note):
+            yield
 
     # The cluster
 
@@ -591,6 +741,25 @@ class Cluster:
         key: str | None = self._call("key", self._key)
         return key
 
+    def clients(self) -> frozenset[str]:
+        """Addresses of our own connections, those of this process."""
+        return self._ourselves()
+
+    def fence(self, addresses: Collection[str], seconds: int) -> None:
+        """Have Ceph take nothing more from clients with these addresses, for so long; returns when that is so.
+
+        Never from our own: those are left out. Done too if it is so already. There is no way back for a client but to
+        connect anew, which it may do under another address.
+        """
+        foreign = frozenset(addresses) - self._ourselves()
+        if foreign:
+            self._call("fence", lambda c: fences.put_up(c.rados, c.ioctx, foreign, seconds))
+
+    def fenced(self) -> frozenset[str]:
+        """Addresses of the clients that are fenced, whoever did that."""
+        found: frozenset[str] = self._call("fenced", lambda c: fences.standing(c.rados))
+        return found
+
     def fsid(self) -> str:
         """UUID of the cluster."""
         return str(self._call("fsid", lambda c: c.rados.get_fsid()))
@@ -608,7 +777,39 @@ class Cluster:
         for thread in [_shut_down(connection) for connection in idle]:
             thread.join(self._connect_timeout)
 
+    def namespaces(self) -> list[str]:
+        """The pool's namespaces, without the default one."""
+        found: list[str] = self._call("list_namespaces", lambda c: images.namespaces(c.ioctx))
+        return found
+
     # Within
+
+    def _make(self, verb: str, step: Callable[[_Connection], Any], name: str) -> None:
+        """Run a step that makes an image, in a namespace that is made if this process does not know it."""
+        known = self._here.namespaces
+        while self.namespace:
+            fresh = self.namespace not in known
+            if fresh:
+                self._call("make_namespace", lambda c: images.make_namespace(c.ioctx, self.namespace))
+                known.add(self.namespace)
+            try:
+                self._call(verb, step, name)
+            except errors.ImageNotFound:  # Somebody may have removed the namespace, empty as it was.
+                known.discard(self.namespace)
+                if fresh:
+                    raise
+            else:
+                return
+        self._call(verb, step, name)
+
+    @contextlib.contextmanager
+    def _beside(self, connection: _Connection, other: Cluster | None) -> Iterator[Any]:
+        """The I/O context of another namespace of the pool; None for this one."""
+        if other is None or other.namespace == self.namespace:
+            yield None
+            return
+        with images.place(connection.rados, self.pool, other.namespace) as ioctx:
+            yield ioctx
 
     def _call(
         self,
@@ -675,7 +876,8 @@ class Cluster:
             try:
                 if task is not None and not here.threads.begin(task):
                     raise errors.CephUnavailable("given up before it was begun")
-                return step(connection)
+                with connection.within(self.pool, self.namespace) as placed:
+                    return step(placed)
             except (rados.Error, rbd.Error) as error:
                 if _errno(error) == errno.ESHUTDOWN:
                     # This client is on the blocklist: for good, while a new one is welcome. Nothing was applied.
@@ -760,9 +962,16 @@ class Cluster:
             if pool["name"] == self.pool:
                 # `stored` and `max_avail` are what users see, copies and erasure coding taken into account.
                 used, free = int(pool["stats"]["stored"]), int(pool["stats"]["max_avail"])
-                return Capacity(used + free, free, used, images.provisioned(connection.ioctx))
+                return Capacity(used + free, free, used, self._provisioned(connection))
         # Statistics come from the manager: for the first seconds of a pool, or of a manager, there are none.
         raise errors.CephUnavailable(f"no statistics of pool {self.pool} yet")
+
+    def _provisioned(self, connection: _Connection) -> int:
+        total = 0
+        for namespace in ("", *images.namespaces(connection.ioctx)) if self._counts_all else ("",):
+            with images.place(connection.rados, self.pool, namespace) as ioctx:
+                total += images.provisioned(ioctx)
+        return total
 
     def _key(self, connection: _Connection) -> str | None:
         option = connection.rados.conf_get
@@ -784,7 +993,7 @@ class Cluster:
 
     def _start_anew(self) -> None:
         _keep_for_ever(self._here)
-        self._here = _Here(self._limit)
+        self._this_process = _Here(self._limit)
 
 
 _CLUSTERS: weakref.WeakSet[Cluster] = weakref.WeakSet()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -22,11 +22,15 @@ from cinderlite.ceph import trash as rbd_trash
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image as it is now. `watchers` are the addresses of clients, other than this process, that have it open."""
+    """An image as it is now. `watchers` are the addresses of clients, other than this process, that have it open.
+
+    `owners` are those that hold its lock. One that was stopped for long holds it still, though it watches no more.
+    """
 
     id: str
     size_bytes: int
     watchers: list[str]
+    owners: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +43,31 @@ class SnapshotInfo:
 
 #: The end of the names of snapshots that are taken only to copy an image; Cinder's are called so, too.
 _COPIED = ".clone_snap"
+#: The end of the names of removed snapshots that clones in the old format, which Cinder makes, still need.
+_REMOVED = ".removed"
+
+
+@contextlib.contextmanager
+def place(rados: Any, pool: str, namespace: str) -> Iterator[Any]:
+    """An I/O context of a namespace of a pool, "" for the default one; nothing is asked for that."""
+    with rados.open_ioctx(pool) as ioctx:
+        ioctx.set_namespace(namespace)
+        yield ioctx
+
+
+def make_namespace(ioctx: Any, namespace: str) -> None:
+    """Make a namespace of a pool; one that is there is as good as a new one."""
+    import rbd
+
+    with contextlib.suppress(rbd.ImageExists):
+        rbd.RBD().namespace_create(ioctx, namespace)
+
+
+def namespaces(ioctx: Any) -> list[str]:
+    """All namespaces of a pool but the default one, which is not listed."""
+    import rbd
+
+    return [str(name) for name in rbd.RBD().namespace_list(ioctx)]
 
 
 def create(ioctx: Any, name: str, size_bytes: int) -> None:
@@ -74,7 +103,9 @@ def info(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> ImageInfo:
 
     with rbd.Image(ioctx, name, read_only=True) as image:
         watchers = {str(watcher["addr"]) for watcher in image.watchers_list()}
-        return ImageInfo(str(image.id()), int(image.size()), sorted(watchers - ourselves))
+        held = image.list_lockers()
+        owners = {str(address) for _client, _cookie, address in held["lockers"]} if held else set()
+        return ImageInfo(str(image.id()), int(image.size()), sorted(watchers - ourselves), sorted(owners - ourselves))
 
 
 def trash(ioctx: Any, name: str, ourselves: AbstractSet[str], keep_seconds: int = 0) -> str | None:
@@ -152,14 +183,16 @@ def restore(ioctx: Any, image_id: str, name: str) -> None:
 
 
 def _drop_left(ioctx: Any, image_id: str) -> bool:
-    """Remove what copies that failed left of an image in the trash, ours or Cinder's; whether there was any."""
+    """Remove what copies that failed left of an image in the trash, ours or Cinder's; whether there was any.
+
+    So go snapshots that were to be removed before, unless a clone still needs them.
+    """
     import rbd
 
     with rbd.Image(ioctx, image_id=image_id) as image:
-        left = [str(snap["name"]) for snap in image.list_snaps() if str(snap["name"]).endswith(_COPIED)]
-        for snap in left:
-            _remove_snapshot(image, snap)
-    return bool(left)
+        left = [str(snap["name"]) for snap in image.list_snaps() if str(snap["name"]).endswith((_COPIED, _REMOVED))]
+        gone = [_remove_snapshot(image, snap) for snap in left]
+    return any(gone)
 
 
 def snapshot(ioctx: Any, name: str, snap: str) -> None:
@@ -174,43 +207,93 @@ def remove_snapshot(ioctx: Any, name: str, snap: str) -> None:
     """Remove a snapshot; no trace of it, or of its image, is fine.
 
     With clones it only leaves sight: Ceph keeps its data until the last clone is gone, and then drops them by itself.
+    With clones in the old format it cannot go: it gets another name, and is removed with the next one or the image.
     """
     import rbd
 
     with contextlib.suppress(rbd.ImageNotFound), rbd.Image(ioctx, name) as image:
-        _remove_snapshot(image, snap)
+        if not _remove_snapshot(image, snap):
+            image.rename_snap(snap, f"{snap}{_REMOVED}")
+            return
+        for left in [str(one["name"]) for one in image.list_snaps() if str(one["name"]).endswith(_REMOVED)]:
+            _remove_snapshot(image, left)
 
 
-def _remove_snapshot(image: Any, snap: str) -> None:
+def _remove_snapshot(image: Any, snap: str) -> bool:
+    """Remove a snapshot if it is there; False while clones in the old format need it."""
     import rbd
 
     with contextlib.suppress(rbd.ImageNotFound):
         # Pools that Cinder used have protected snapshots; ours never are.
         if image.is_protected_snap(snap):
-            image.unprotect_snap(snap)
+            try:
+                image.unprotect_snap(snap)
+            except rbd.ImageBusy:
+                return False
         image.remove_snap(snap)
+    return True
 
 
 def clone(ioctx: Any, parent: str, snap: str, name: str, size_bytes: int, *, source: Any = None) -> None:
     """Make an image of a snapshot, of that size or bigger than it; one that an earlier try made is completed.
 
-    `source` is the parent's pool, if that is another one. Raises ImageNotFound when there is no such snapshot.
+    `source` is the parent's pool or namespace, if that is another. Raises ImageNotFound when there is no such snapshot.
     """
     import rbd
 
     source = ioctx if source is None else source
-    if not _is_clone(ioctx, name):
-        try:
-            rbd.RBD().clone(source, parent, snap, ioctx, name)
-        except rbd.ImageExists:  # Cut off before it knew its parent: it holds nothing.
+    try:
+        rbd.RBD().clone(source, parent, snap, ioctx, name)
+    except rbd.ImageNotFound:
+        if not _is_clone(ioctx, name):  # The snapshot of one that an earlier try made may have gone since.
+            raise
+    except rbd.ImageExists:
+        if not _is_clone(ioctx, name):  # Cut off before it knew its parent: it holds nothing.
             _clear(ioctx, name, None)
             rbd.RBD().clone(source, parent, snap, ioctx, name)
+    with rbd.Image(ioctx, name, read_only=True) as image:  # Half the time of one to write to, which nobody may need.
+        inherited, size = [key for key, _ in image.metadata_list()], image.size()
+    if not inherited and size >= size_bytes:
+        return
     with rbd.Image(ioctx, name) as image:
         # What is set on the parent, limits above all, came along and is not the clone's.
-        for key, _ in list(image.metadata_list()):
+        for key in inherited:
             image.metadata_remove(key)
-        if image.size() < size_bytes:
+        if size < size_bytes:
             image.resize(size_bytes)
+
+
+#: How Cinder calls a limit → the option of librbd that keeps it. There is none for what counts as one operation.
+_LIMITS = {
+    f"{what}_{ours}_sec{end}": f"rbd_qos_{'' if what == 'total' else what + '_'}{theirs}_{its}"
+    for what in ("total", "read", "write")
+    for ours, theirs in (("iops", "iops"), ("bytes", "bps"))
+    for end, its in (("", "limit"), ("_max", "burst"), ("_max_length", "burst_seconds"))
+}
+#: Before the name of an option at an image.
+OPTION = "conf_"
+
+
+def options(limits: Mapping[str, int]) -> dict[str, str]:
+    """Limits by Cinder's names as options of librbd."""
+    return {_LIMITS[key]: str(value) for key, value in limits.items() if key in _LIMITS}
+
+
+def limit(ioctx: Any, name: str, limits: Mapping[str, int]) -> None:
+    """Have whoever opens an image, or has it open, keep these limits and no others. Raises rbd.ImageNotFound."""
+    import rbd
+
+    wanted = options(limits)
+    with rbd.Image(ioctx, name, read_only=True) as image:
+        there = dict(image.metadata_list())
+    present = {key: there[OPTION + key] for key in _LIMITS.values() if OPTION + key in there}
+    if present == wanted:
+        return
+    with rbd.Image(ioctx, name) as image:
+        for key in present.keys() - wanted.keys():
+            image.config_remove(key)
+        for key, value in wanted.items():
+            image.config_set(key, value)
 
 
 def size_of_snapshot(ioctx: Any, name: str, snap: str) -> int:
@@ -221,13 +304,14 @@ def size_of_snapshot(ioctx: Any, name: str, snap: str) -> int:
         return int(image.size())
 
 
-def copy(ioctx: Any, source: str, name: str, size_bytes: int) -> None:
-    """Make an image that starts as `source` is now, by way of a snapshot that leaves sight again."""
+def copy(ioctx: Any, parent: str, name: str, size_bytes: int, *, source: Any = None) -> None:
+    """Make an image that starts as another is now, by way of a snapshot that leaves sight again."""
     snap = name + _COPIED
+    source = ioctx if source is None else source
     if not _is_clone(ioctx, name):
-        snapshot(ioctx, source, snap)
-    clone(ioctx, source, snap, name, size_bytes)
-    remove_snapshot(ioctx, source, snap)
+        snapshot(source, parent, snap)
+    clone(ioctx, parent, snap, name, size_bytes, source=source)
+    remove_snapshot(source, parent, snap)
 
 
 def _is_clone(ioctx: Any, name: str) -> bool:
@@ -348,8 +432,32 @@ def move(source: Any, target: Any, name: str) -> None:
 
     A client killed while it prepares or commits leaves an image in the target that is in no migration. Only the note
     tells whether that has the data; without it, and with a source that was put aside, the source is brought back.
-    Raises CephUnavailable while a dead client still holds what it left.
+    Raises CephUnavailable as long as the image is half way, as while a dead client still holds what it left.
     """
+    import rbd
+
+    try:
+        _move(source, target, name)
+    except rbd.Error as error:
+        nowhere = _put_aside(source, name) is None and not _is_there(target, name)
+        if nowhere or _is_there(source, name):
+            raise
+        reason = type(error).__name__
+        raise errors.CephUnavailable(f"{name} is half way to another pool and cannot go on now: {reason}") from error
+
+
+def _is_there(ioctx: Any, name: str) -> bool:
+    """Whether a pool has an image of that name; not to be asked of the target of a move under way, see `migration`."""
+    import rbd
+
+    try:
+        with rbd.Image(ioctx, name, read_only=True):
+            return True
+    except rbd.ImageNotFound:
+        return False
+
+
+def _move(source: Any, target: Any, name: str) -> None:
     import rbd
 
     state = migration(source, name)
@@ -470,7 +578,8 @@ def _remove_begun(target: Any, name: str) -> None:
                 raise held
             with rbd.Image(target, name) as image:
                 for snap in [str(snap["name"]) for snap in image.list_snaps()]:
-                    _remove_snapshot(image, snap)
+                    if not _remove_snapshot(image, snap):
+                        raise held
         _clear(target, name, None)
     except rbd.ImageBusy as error:
         raise held from error
@@ -555,7 +664,7 @@ def snapshots(ioctx: Any, name: str) -> list[SnapshotInfo]:
         return [
             SnapshotInfo(str(snap["name"]), int(snap["size"]))
             for snap in image.list_snaps()
-            if snap["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_USER
+            if snap["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_USER and not str(snap["name"]).endswith(_REMOVED)
         ]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from cinderlite.ceph import images
 from cinderlite.ceph import trash as rbd_trash
 
 USER, GROUP, TRASH, MIRROR = "user", "group", "trash", "mirror"
@@ -59,6 +60,7 @@ class Relative:
     id: str
     snap: str | None = None
     trashed: bool | None = False
+    namespace: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,7 +161,13 @@ def _children(image: Any) -> list[Relative] | None:
 
     try:
         return [
-            Relative(str(one["pool"]), str(one["image"]), str(one["id"]), trashed=bool(one["trash"]))
+            Relative(
+                str(one["pool"]),
+                str(one["image"]),
+                str(one["id"]),
+                trashed=bool(one["trash"]),
+                namespace=str(one["pool_namespace"]),
+            )
             for one in image.list_children2()
         ]
     except rbd.PermissionError:  # One is in another pool.
@@ -176,15 +184,14 @@ def _parents(rados: Any, image: Any) -> Iterator[Relative]:
                 spec, image_id = image.get_parent_image_spec(), str(image.parent_id())
             except rbd.ImageNotFound:
                 return
-            pool, name = str(spec["pool_name"]), str(spec["image_name"])
-            ioctx = opened.enter_context(rados.open_ioctx(pool))
-            ioctx.set_namespace(str(spec["pool_namespace"]))
+            pool, namespace, name = (str(spec[key]) for key in ("pool_name", "pool_namespace", "image_name"))
+            ioctx = opened.enter_context(images.place(rados, pool, namespace))
             try:
                 image = opened.enter_context(rbd.Image(ioctx, image_id=image_id, read_only=True))
             except rbd.PermissionError:
-                yield Relative(pool, name, image_id, str(spec["snap_name"]), None)
+                yield Relative(pool, name, image_id, str(spec["snap_name"]), None, namespace)
                 return
             named = {one.name: one.origin for one in _snapshots(image) if one.kind == TRASH}
             snap = named.get(str(spec["snap_name"])) or str(spec["snap_name"])
             trashed = image_id in {entry.id for entry in rbd_trash.entries(ioctx)}
-            yield Relative(pool, name, image_id, snap, trashed)
+            yield Relative(pool, name, image_id, snap, trashed, namespace)

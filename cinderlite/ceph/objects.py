@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain objects of a pool, for what belongs to an image and is too big for its metadata."""
+"""Plain objects of a pool, for what is too big for an image's metadata or belongs to no image: data, or entries."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 #: Bytes of one write or read: far below what an OSD takes at once (osd_max_write_size, 90 MiB).
 _PIECE = 8 * 2**20
+#: Entries of one read; an OSD gives no more than 1024 at once.
+_PAGE = 1000
 
 
 def put(ioctx: Any, name: str, data: bytes) -> None:
@@ -34,3 +37,36 @@ def drop(ioctx: Any, name: str) -> None:
 
     with contextlib.suppress(rados.ObjectNotFound):
         ioctx.remove_object(name)
+
+
+def put_entries(ioctx: Any, name: str, entries: Mapping[str, bytes], gone: Collection[str]) -> None:
+    """Store entries of an object and remove those that are `gone`, all at once; no trace of these is fine."""
+    import rados
+
+    # Without entries to store the object need not be there.
+    with rados.WriteOpCtx() as operation, contextlib.suppress(*([] if entries else [rados.ObjectNotFound])):
+        if entries:
+            ioctx.set_omap(operation, tuple(entries), tuple(entries.values()))
+        if gone:
+            ioctx.remove_omap_keys(operation, tuple(gone))
+        ioctx.operate_write_op(operation, name)
+
+
+def entries(ioctx: Any, name: str) -> dict[str, bytes]:
+    """All entries of an object by key; none if there is no such object."""
+    import rados
+
+    found: dict[str, bytes] = {}
+    after = ""
+    with contextlib.suppress(rados.ObjectNotFound):
+        while True:
+            with rados.ReadOpCtx() as operation:
+                page, _ = ioctx.get_omap_vals(operation, after, "", _PAGE)
+                ioctx.operate_read_op(operation, name)
+                # The binding has None for a value of no bytes.
+                some = {key: value or b"" for key, value in page}
+            if not some:
+                break
+            found |= some
+            after = max(some)
+    return found

@@ -10,17 +10,32 @@ import argparse
 import contextlib
 import datetime
 import json
+import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg
 
 from cinderlite import app, config, errors
 from cinderlite.ceph import bootstrap
+from cinderlite.cmd import bars
 from cinderlite.context import World
-from cinderlite.core import audit, backups, checkup, explain, purge, undelete
+from cinderlite.core import (
+    audit,
+    backups,
+    cephx_users,
+    checkup,
+    explain,
+    fencing,
+    launches,
+    mirrors,
+    purge,
+    rebuild,
+    undelete,
+)
+from cinderlite.core.progress import Progress
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
 
@@ -45,12 +60,31 @@ def _parser() -> argparse.ArgumentParser:
     back = _add(volume, "undelete", _undelete, "bring deleted volumes back, with their snapshots")
     back.add_argument("ids", nargs="+", metavar="ID", help="ids of volumes")
     back.add_argument("--force", action="store_true", help="also beyond the quota of their projects")
+    stay = _add(volume, "cancel-move", _cancel_move, "have volumes that move while in use stay where they are")
+    stay.add_argument("ids", nargs="+", metavar="ID", help="ids of volumes")
+    held = groups.add_parser("attachment", help="attachments").add_subparsers(dest="action", required=True)
+    free = _add(held, "force-detach", _force_detach, "take a volume from a server that is dead, hung or lost")
+    free.add_argument("id", metavar="ID", help="id of the attachment")
+    free.add_argument(
+        "--client",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a client in Ceph that is that server's, as `rbd status` names it, where the service cannot tell",
+    )
     one = _add(groups, "explain", _explain, "tell all that is known of a volume")
     one.add_argument("volume", metavar="VOLUME", help="its id or its name")
     _as_json(one)
     whole = _add(groups, "audit", _audit, "compare the database with Ceph; status 1 if anything does not fit")
     whole.add_argument("--repair", action="store_true", help="put right what can be without losing data")
     _as_json(whole)
+    anew = _add(groups, "rebuild", _rebuild, "fill an empty database with what Ceph and the guests hold")
+    anew.add_argument("--dry-run", action="store_true", help="only tell what would be made")
+    anew.add_argument("--add", action="store_true", help="into a database with volumes, too; what it has is left")
+    anew.add_argument("--unsigned", action="store_true", help="believe also records that the key file did not sign")
+    _as_json(anew)
+    server = groups.add_parser("server", help="servers").add_subparsers(dest="action", required=True)
+    _launch_words(_add(server, "launch-args", _launch, "tell what starts a server with its volumes"))
     ceph = groups.add_parser("ceph", help="Ceph").add_subparsers(dest="action", required=True)
     _as_json(_add(ceph, "check", _check, "try whether the service can work with its pools; status 1 if it cannot"))
     _bootstrap_words(_add(ceph, "bootstrap", _bootstrap, "make the pools and the user that the configuration names"))
@@ -74,8 +108,43 @@ def _bootstrap_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", help="the service's cephx user, without 'client.'")
     parser.add_argument("--ceph-conf", help="configuration file of the cluster")
     parser.add_argument("--keyring", type=pathlib.Path, help="file for the key; by default beside that file")
+    parser.add_argument(
+        "--libvirt",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="a hypervisor's libvirt that is to know the key, such as qemu:///system; may be repeated",
+    )
     parser.add_argument("--admin", default="admin", help="cephx user that may do all this, without 'client.'")
     parser.add_argument("--admin-keyring", help="its keyring, if Ceph would not find it")
+
+
+def _launch_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("server", metavar="SERVER", help="its id or its name")
+    parser.add_argument(
+        "--format",
+        choices=("shell", "json", "libvirt"),
+        default="shell",
+        help="arguments of QEMU for a shell (the files that they name are written), the same as JSON with what the "
+        "files are to hold, or the XML of a libvirt domain's disks with that of the secrets",
+    )
+    parser.add_argument(
+        "--boot", metavar="VOLUME", help="the volume to boot from, or none; else the first bootable one"
+    )
+    parser.add_argument(
+        "--bus",
+        action="append",
+        default=[],
+        help="an empty pcie-root-port, or a virtio-scsi bus (scsi0.0), or pci.0 of a machine without PCIe; may be "
+        "repeated; without any, a virtio-scsi controller is added",
+    )
+    parser.add_argument(
+        "--secrets",
+        type=pathlib.Path,
+        default=pathlib.Path(launches.DIRECTORY),
+        metavar="DIRECTORY",
+        help=f"where the files are that open the volumes, {launches.DIRECTORY} if nothing is said",
+    )
 
 
 def _days(text: str) -> int:
@@ -124,19 +193,20 @@ def _purge(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
 def _verify(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     """Look at each backup and say what was found; 1 if one is not as it was stored."""
 
-    def look(world: World, backup_id: str) -> str:
-        return f"{backup_id}: {backups.verify(world, backup_id)} pieces are as they were stored"
+    def look(world: World, backup_id: str, progress: Progress) -> str:
+        return f"{backup_id}: {backups.verify(world, backup_id, progress)} pieces are as they were stored"
 
     return _each(conf, arguments.ids, look)
 
 
-def _each(conf: cfg.ConfigOpts, ids: Iterable[str], work: Callable[[World, str], str]) -> int:
+def _each(conf: cfg.ConfigOpts, ids: Sequence[str], work: Callable[[World, str, Progress], str]) -> int:
     """Print what `work` says of each id, or why it could not be done; 1 if one could not."""
     failed = 0
-    with _world(conf) as world:
-        for one in ids:
+    with _world(conf) as world, bars.shown() as progress:
+        for done, one in enumerate(ids):
+            progress("all", done, len(ids))
             try:
-                print(work(world, one))
+                print(work(world, one, progress))
             except errors.CinderliteError as error:
                 print(f"{one}: {error}")
                 failed = 1
@@ -162,10 +232,26 @@ def _utc(moment: datetime.datetime | None) -> str:
 def _undelete(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     """Bring each volume back and say what it is then; 1 if one is not."""
 
-    def bring(world: World, volume_id: str) -> str:
+    def bring(world: World, volume_id: str, _progress: Progress) -> str:
         return f"{volume_id}: {undelete.undelete(world, volume_id, force=arguments.force).status}"
 
     return _each(conf, arguments.ids, bring)
+
+
+def _cancel_move(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    """Note it at each volume; 1 if one is not on its way, or is there already."""
+
+    def cancel(world: World, volume_id: str, _progress: Progress) -> str:
+        mirrors.cancel(world, volume_id)
+        return f"{volume_id}: it stays; the service is taking back what was copied"
+
+    return _each(conf, arguments.ids, cancel)
+
+
+def _force_detach(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    with _world(conf) as world:
+        print(fencing.by_operator(world, arguments.id, arguments.client))
+    return 0
 
 
 def _explain(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
@@ -176,10 +262,25 @@ def _explain(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
 
 
 def _audit(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
-    with _world(conf) as world:
-        found = list(audit.audit(world, repair=arguments.repair))
+    with _world(conf) as world, bars.shown() as progress:
+        found = list(audit.audit(world, progress, repair=arguments.repair))
     _tell(found, as_json=arguments.json, nothing="the database and Ceph agree")
     return int(not all(one.repaired for one in found))
+
+
+def _rebuild(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    """Say what was made and what could not be; 1 if there is any of that."""
+    with _world(conf) as world, bars.shown() as progress:
+        done = rebuild.rebuild(
+            world, progress, dry_run=arguments.dry_run, add=arguments.add, unsigned=arguments.unsigned
+        )
+    if arguments.json:
+        print(json.dumps({"made": done.made, "findings": [one.told() for one in done.findings]}, indent=2))
+    else:
+        for word, count in done.made.items():
+            print(f"{word}: {count}{' would be made' if arguments.dry_run else ''}")
+        print("\n".join(map(str, done.findings)))
+    return int(bool(done.findings))
 
 
 def _check(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
@@ -187,6 +288,33 @@ def _check(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
         found = list(checkup.check(world))
     _tell(found, as_json=arguments.json)
     return int(any(one.level == checkup.PROBLEM for one in found))
+
+
+def _launch(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    with _world(conf) as world:
+        server = launches.find(world, arguments.server)
+        if arguments.format == "libvirt":
+            xml = launches.libvirt(world, server, arguments.boot)
+            print(json.dumps(launches.told(xml), indent=2))
+            return 0
+        directory = arguments.secrets.absolute()
+        made = launches.qemu(world, server, arguments.boot, arguments.bus, str(directory))
+    if arguments.format == "json":
+        print(json.dumps(launches.told(made), indent=2))
+        return 0
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for secret in made.secrets:
+        _write_secret(pathlib.Path(secret.file), secret.content)
+    print(made.line)
+    return 0
+
+
+def _write_secret(path: pathlib.Path, content: str) -> None:
+    """A file that nobody else can read, not even while it is written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(content)
+    partial.rename(path)
 
 
 def _tell(found: Iterable[audit.Finding | checkup.Finding], *, as_json: bool, nothing: str = "") -> None:
@@ -222,12 +350,20 @@ def _wanted(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> list[bootstr
             named.append((conf.backup_ceph_conf, conf.backup_ceph_user, conf.backup_ceph_pool))
         for conffile, user, pool in named:
             pools.setdefault((arguments.ceph_conf or conffile, arguments.user or user), []).append(pool)
+    secrets: dict[tuple[str, str], dict[str | None, None]] = {}
+    makers = set()
+    for one in (conf[name] for name in conf.enabled_backends):
+        whose = arguments.ceph_conf or one.rbd_ceph_conf, arguments.user or one.rbd_user
+        secrets.setdefault(whose, {})[one.rbd_secret_uuid] = None
+        if one.rbd_attachment_keys != cephx_users.SERVICE:
+            makers.add(whose)
     if arguments.keyring is not None and len(pools) > 1:
         raise errors.InvalidInput("--keyring can only be given for one user; give --user and --pool, too.")
     return [
         bootstrap.Wanted(
             conffile, user, list(dict.fromkeys(names)),
             arguments.keyring or pathlib.Path(conffile).parent / f"ceph.client.{user}.keyring", arguments.read_pool,
+            arguments.libvirt, list(secrets.get((conffile, user), ())), (conffile, user) in makers,
         )
         for (conffile, user), names in pools.items()
     ]  # fmt: skip

@@ -8,19 +8,41 @@ else, who plugs the disk in (`external`): nothing here works on them.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import datetime
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors
+from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Context, World
-from cinderlite.core import encryption, holders, messages, servers, states, volumes
+from cinderlite.core import (
+    actions,
+    cephx_users,
+    encryption,
+    holders,
+    leftovers,
+    limits,
+    messages,
+    servers,
+    states,
+    tuning,
+    volumes,
+)
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
-from cinderlite.guests import Guest, RbdDisk, Server
+from cinderlite.guests import RUNNING, Guest, RbdDisk, Server, threads
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds that the client of a disk that was let go may take to close the image, and between two looks at it.
+_CLOSES_WITHIN, _LOOKS_AGAIN = 2.0, 0.1
 
 LIFECYCLE = states.Machine(
     models.Attachment,
@@ -28,8 +50,14 @@ LIFECYCLE = states.Machine(
     Move("attach",  frozenset({"new"}),      "attaching", "attached", GONE,       doubt="undo"),
     Move("detach",  frozenset({"attached", "error_attaching"}), "detaching", GONE, RETURN),
     Move("undo",    frozenset({"attaching"}), "attaching", GONE,      "error_attaching"),
+    Move("end",     frozenset({"attached"}), "detaching", GONE,       RETURN),
     Move("restore", frozenset({"attached"}), "attached",  "attached", "attached"),
+    Move("force",   frozenset(),             "detaching", GONE,       RETURN),  # `fencing`
 )  # fmt: skip
+
+
+#: Seconds that the reconciler waits for one guest to let a disk go; it asks again.
+_LOOKS_FOR = 0.2
 
 
 def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Attachment]:
@@ -73,39 +101,56 @@ def on_server(ctx: Context, server: Server, volume_id: str) -> models.Attachment
     for row in of_server(ctx, server):
         if row.volume_id == volume_id:
             return row
-    raise errors.NotAttached(volume_id)
+    raise errors.NotAttached(server.id, volume_id)
 
 
 def attach(
-    ctx: Context, server: Server, volume_id: str, *, tag: str | None = None, delete_on_termination: bool = False
+    ctx: Context,
+    server: Server,
+    volume_id: str,
+    *,
+    device: str | None = None,
+    tag: str | None = None,
+    delete_on_termination: bool = False,
+    multiattach: bool = True,
 ) -> models.Attachment:
-    """Plug a volume into a running server and return the attachment, attached.
+    """Plug a volume into a server and return the attachment, attached.
 
-    Raises InvalidVolume, NoFreePlace and other Conflicts (nothing is changed then), Unavailable when the end is
-    unknown (the attachment is then undone in the background).
+    `device` is a name that must be free; the guest chooses another one all the same. `multiattach` says whether the
+    caller knows of volumes that several servers may have.
+
+    Raises InvalidVolume, InvalidQosSpecs, DeviceInUse, NoFreePlace and other Conflicts (nothing is changed then),
+    Unavailable when the end is unknown (the attachment is then undone in the background).
     """
-    if server.status not in servers.ATTACHABLE:
+    if server.status not in server.attachable:
         server = servers.get(ctx, server.id)  # It may have been started since it was last seen.
-    if server.status not in servers.ATTACHABLE:
+    if server.status not in server.attachable:
         raise errors.Conflict(
-            f"Cannot 'attach_volume' instance {server.id} while it is in vm_state {server.status.lower()}"
+            f"Cannot 'attach_volume' instance {server.id} while it is in vm_state {servers.vm_state(server)}"
         )
     with ctx.world.db.read() as session:
         asked = session.get(models.Volume, volume_id)
     if asked is None:
         raise errors.VolumeNotFound(volume_id)
-    ctx.world.cluster(asked.host).check()
+    ctx.world.cluster_of(asked).check()
+    attachment_id = models.new_id()
     attachment = models.Attachment(
-        id=models.new_id(),
+        id=attachment_id,
         volume_id=volume_id,
         server_id=server.id,
         host=server.host,
         tag=tag,
         delete_on_termination=delete_on_termination,
+        # Noted before there is one, so that it is removed whatever happens.
+        cephx_name=cephx_users.name(ctx.world, attachment_id, asked.host, asked.namespace),
     )
     owner = LIFECYCLE.start(attachment, "attach", ctx.settings.lease, ctx.request_id)
     with ctx.world.db.write() as session:
         volume = _take_volume(ctx, session, server, volume_id)
+        if volume.multiattach and not multiattach:
+            raise errors.BadRequest("Multiattach volumes are only supported starting with compute API version 2.60.")
+        _refuse_taken_name(session, server, device)
+        actions.begin(session, ctx, actions.ATTACH, [(server.id, server.host)])
         attachment.project_id = volume.project_id
         attachment.mode = "ro" if volume.readonly else "rw"
         session.add(attachment)
@@ -117,7 +162,10 @@ def attach(
 
 
 def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str) -> models.Volume:
-    """The volume, locked and free for that server. Raises VolumeNotFound, InvalidVolume, TooManyAttachments."""
+    """The volume, locked and free for that server.
+
+    Raises VolumeNotFound, InvalidVolume, TooManyAttachments, InvalidQosSpecs.
+    """
     volume = volumes.lock(session, volume_id)
     if not ctx.is_admin and not volume.project_id == ctx.project_id == server.project_id:
         raise errors.VolumeNotFound(volume_id)
@@ -131,6 +179,7 @@ def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str)
         wanted = " or ".join(repr(one) for one in sources)
         raise errors.InvalidVolume(f"volume {volume_id} status must be {wanted}. Currently in '{volume.status}'")
     _refuse_full_server(ctx, session, server)
+    limits.refuse_flawed(session, volume)
     return volume
 
 
@@ -147,13 +196,27 @@ def _refuse_full_server(ctx: Context, session: Session, server: Server) -> None:
         raise errors.TooManyAttachments(most)
 
 
+def _refuse_taken_name(session: Session, server: Server, device: str | None) -> None:
+    table = models.Attachment
+    mine = table.server_id == server.id, table.managed, table.device == device
+    if device is not None and session.execute(select(table.id).where(*mine)).first():
+        raise errors.DeviceInUse(device)
+
+
 @LIFECYCLE.step("attach")
 def _attach(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return _plug(world, attachment)
+    try:
+        return _plug(world, attachment)
+    except (errors.Unavailable, errors.DeviceHeld):
+        raise
+    except errors.CinderliteError:
+        revoke(world, attachment)
+        raise
 
 
 def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
     guest = _find(world, attachment)
+    leftovers.remove(world, attachment.server_id or "", attachment.volume_id)
     with world.db.read() as session:
         volume = session.get_one(models.Volume, attachment.volume_id)
         others = session.scalars(
@@ -164,26 +227,79 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
             )
         )
         taken = {name for name in others if name is not None}
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     if volume.multiattach:
         cluster.share(volume.image)
-    if not _is_shared(world, attachment):
-        _refuse_strangers(world, guest, volume)
-    device = guest.attach(
-        RbdDisk(
-            volume_id=volume.id,
-            pool=cluster.pool,
-            image=volume.image,
-            monitors=cluster.monitors(),
-            user=cluster.user,
-            key=cluster.key(),
-            read_only=attachment.mode == "ro",
-            shared=volume.multiattach,
-            passphrase=encryption.passphrase(world, volume),
-        ),
-        taken,
+    users: list[str] = []
+    # The monitors have to agree on a new user, which takes longer than all the rest.
+    disk = threads.begin("disk", lambda: disk_of(world, attachment, volume, guest.server))
+    try:
+        if _is_shared(world, attachment):
+            users = holders.strangers(world, volume)
+        else:
+            _refuse_strangers(world, guest, volume)
+    finally:
+        threads.wait(disk)
+    cluster.ping()  # While QEMU opens an image all of the VM waits for Ceph.
+    device = guest.attach(disk.result(), taken)
+    return {
+        "device": device,
+        "attached_at": attachment.attached_at or models.utcnow(),
+        "guest_missed_at": None,
+        "clients": _clients(world, volume, attachment, users),
+    }
+
+
+def _clients(
+    world: World, volume: models.Volume, attachment: models.Attachment, others: Collection[str]
+) -> list[str] | None:
+    """Addresses of the clients by which the server has the image open, and not these `others`; None if unknown."""
+    try:
+        now = set(holders.strangers(world, volume))
+    except (errors.Unavailable, errors.CephError) as error:
+        LOG.warning("attachment %s: its server's clients are not known: %s", attachment.id, error)
+        return None
+    return sorted(now - set(others)) or sorted(now.intersection(attachment.clients or ()))
+
+
+def note_clients(world: World, volume: models.Volume) -> None:
+    """Note anew by which clients the one server that has a volume has its image open, after it got another image."""
+    with world.db.read() as session:
+        held = list(session.scalars(select(models.Attachment).where(models.Attachment.volume_id == volume.id)))
+    for attachment in held:
+        _set_clients(world, [attachment.id], _clients(world, volume, attachment, ()))
+
+
+def disk_of(world: World, attachment: models.Attachment, volume: models.Volume, server: Server) -> RbdDisk:
+    """The disk that an attachment is in a server, with who opens it and what it is held to now.
+
+    Raises ImageNotFound, UsersRefused, Unavailable.
+    """
+    login = cephx_users.login(world, attachment, volume, host=volume.host, namespace=volume.namespace)
+    with world.db.read() as session:
+        wanted = limits.of_disk(session, volume)
+    disk = disk_in(world, volume, world.cluster_of(volume), server)
+    read_only = attachment.mode == "ro"
+    return dataclasses.replace(disk, user=login.user, key=login.key, read_only=read_only, limits=wanted)
+
+
+def disk_in(world: World, volume: models.Volume, cluster: Cluster, server: Server) -> RbdDisk:
+    """The disk that a server makes of a volume's image in a cluster, without what is the attachment's own."""
+    with world.db.read() as session:
+        tuned = tuning.of_disk(session, volume, server.metadata)
+    return RbdDisk(
+        volume_id=volume.id,
+        pool=cluster.pool,
+        namespace=cluster.namespace,
+        image=volume.image,
+        monitors=cluster.monitors(),
+        user=None,
+        key=None,
+        shared=volume.multiattach,
+        passphrase=encryption.passphrase(world, volume),
+        cluster=cluster.fsid(),
+        tuning=tuned,
     )
-    return {"device": device, "attached_at": attachment.attached_at or models.utcnow(), "guest_missed_at": None}
 
 
 def _is_shared(world: World, attachment: models.Attachment) -> bool:
@@ -199,10 +315,13 @@ def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None
 
     librbd itself would let two writers take turns on one image, and their file systems would not survive it.
     """
-    if not holders.strangers(world, volume) or volume.id in guest.disks():
+    if not holders.strangers(world, volume):
         return
-    # An attach that was interrupted can have left this guest's own node open: close it, then look again.
-    guest.detach(volume.id, 0)
+    with contextlib.suppress(errors.GuestGone):  # It has no disks while it is off.
+        if volume.id in guest.disks():
+            return
+        # An attach that was interrupted can have left this guest's own node open: close it, then look again.
+        guest.detach(volume.id, 0)
     watchers = holders.strangers(world, volume)
     if watchers:
         raise errors.InvalidVolume(f"volume {volume.id} is still open elsewhere: {', '.join(watchers)}")
@@ -216,35 +335,149 @@ def _restore(world: World, attachment: models.Attachment, _arguments: Mapping[st
         raise errors.GuestStillWatches(error.message) from error
 
 
+def refuse_unattached(ctx: Context, volume_id: str, *, one: bool = False) -> None:
+    """Raise BadRequest unless a server has the volume from us, and only `one` if that is wanted."""
+    table = models.Attachment
+    mine = table.volume_id == volume_id, table.managed, table.status == "attached"
+    with ctx.world.db.read() as session:
+        count = session.scalar(select(func.count()).select_from(table).where(*mine)) or 0
+    if not count or (one and count > 1):
+        raise errors.BadRequest(f"volume {volume_id[:255]} is attached to {count} servers")
+
+
+def keep_or_delete(ctx: Context, attachment: models.Attachment, *, delete_on_termination: bool) -> None:
+    """Say what becomes of the volume when its server ends."""
+    with ctx.world.db.write() as session:
+        row = session.get(models.Attachment, attachment.id)
+        if row is not None:
+            row.delete_on_termination = delete_on_termination
+            row.updated_at = models.utcnow()
+
+
+def swap(ctx: Context, server: Server, volume_id: str, other_id: str) -> None:
+    """Refuse to put one volume in the place of another, with the reason that Nova would have.
+
+    Nova is asked for that by a Cinder that migrates a volume in use. Here such a move is done by the guest itself, and
+    the volume keeps its id: nobody is ever to be told that another one took its place.
+
+    Raises VolumeNotFound, BadRequest (there is no such other volume), NotAttached, InvalidVolume, and Conflict
+    in every other case.
+    """
+    old = volumes.get(ctx, volume_id)
+    if old.migration_status in (None, ""):
+        raise errors.NotMigrating(volume_id)
+    try:
+        other = volumes.get(ctx, other_id)
+    except errors.VolumeNotFound as error:
+        raise errors.BadRequest(error.message) from error
+    on_server(ctx, server, volume_id)
+    if sum(one.mode != "ro" for one in old.attachments) > 1:
+        raise errors.InvalidVolume(f"volume {volume_id} is written by several servers")
+    if other.size < old.size:
+        raise errors.InvalidVolume("New volume must be the same size or larger.")
+    raise errors.Conflict(f"volume {volume_id} is moved by its server itself and stays the volume that it is")
+
+
 def detach(ctx: Context, attachment: models.Attachment) -> None:
     """Ask the guest to let the volume go and wait a bounded time for it.
 
     A guest that does not let go in time leaves the volume `detaching`, with a user message that says why; the work
-    goes on in the background. Raises InvalidVolume when the volume is not in-use.
+    goes on in the background. Raises InvalidVolume when the volume is not in-use, BadRequest if the server boots from
+    it.
     """
+    _refuse_root(ctx.world, attachment)
     with ctx.world.db.write() as session:
-        owner = LIFECYCLE.begin(session, attachment.id, "detach", ctx.settings.lease, ctx.request_id)
+        owner = LIFECYCLE.begin(
+            session, attachment.id, "detach", ctx.settings.lease, ctx.request_id, asked_at=time.time()
+        )
         if owner is None or volumes.lock(session, attachment.volume_id).busy:
             raise errors.InvalidVolume(
                 f"Unable to detach volume {attachment.volume_id}. Volume status must be 'in-use' and attach_status "
                 f"must be 'attached' to detach."
             )
         holders.follow(session, attachment.volume_id)
+        actions.begin(session, ctx, actions.DETACH, [(attachment.server_id or "", attachment.host)])
     outcome = LIFECYCLE.run(ctx.world, attachment.id, owner)
     if outcome.word == "postponed" and outcome.error is not None:
         with ctx.world.db.write() as session:
             messages.leave(session, attachment, "detach", outcome.error.message, request_id=ctx.request_id)
 
 
+def _refuse_root(world: World, attachment: models.Attachment) -> None:
+    """Raise BadRequest for a bootable volume that the server boots from, as far as it can tell now."""
+    with world.db.read() as session:
+        volume = session.get_one(models.Volume, attachment.volume_id)
+    if not volume.bootable:
+        return
+    with contextlib.suppress(errors.GuestGone, errors.Unavailable):
+        if _find(world, attachment).boots_from() == volume.id:
+            raise errors.BadRequest("Cannot detach a root device volume")
+
+
 @LIFECYCLE.step("detach")
-def _detach(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> None:
+def _detach(world: World, attachment: models.Attachment, intent: Mapping[str, Any]) -> None:
+    # Who asked waits; after that it is the reconciler who looks, and others wait for that.
+    wait = world.settings.detach_wait if not intent.get("tries") else min(world.settings.detach_wait, _LOOKS_FOR)
     try:
-        _find(world, attachment).detach(attachment.volume_id, world.settings.detach_wait)
+        _find(world, attachment).detach(attachment.volume_id, wait)
     except errors.GuestGone:
         _refuse_watched(world, attachment)
+    except errors.DeviceHeld as error:
+        most, asked_at = world.settings.give_up_detach_after, intent.get("asked_at")
+        if most and asked_at is not None and time.time() - asked_at > most:
+            raise errors.DetachGivenUp(attachment.server_id, f"{most:g}") from error
+        raise
+    revoke(world, attachment)
 
 
 LIFECYCLE.step("undo")(_detach)
+
+
+@LIFECYCLE.step("end")
+def _end(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> None:
+    """Let go of the volume of a server that is no more, once its process is not seen by Ceph either."""
+    if not _has_ended(world, attachment):
+        raise errors.Conflict(f"server {attachment.server_id} is back, or may be")
+    _detach(world, attachment, {})
+    world.wake.set()  # Its volume may be deleted with it.
+
+
+def revoke(world: World, attachment: models.Attachment) -> None:
+    """Remove the cephx user that was made for it, now that no guest needs it; who still uses it is fenced.
+
+    Raises Unavailable.
+    """
+    if attachment.cephx_name is None:
+        return
+    with world.db.read() as session:
+        volume = session.get_one(models.Volume, attachment.volume_id)
+    cephx_users.revoke(world, attachment.cephx_name, volume.host, volume.namespace)
+    if attachment.clients:
+        _fence_left(world, volume, attachment.clients)
+
+
+def _fence_left(world: World, volume: models.Volume, clients: Collection[str]) -> None:
+    """Have Ceph take nothing more from clients of an attachment that has ended, should they have the image open still.
+
+    As a rule they have not: a guest closes the image before it has let the disk go. One that was killed did not, and
+    the ticket of a user that is no more holds for an hour.
+    """
+    deadline = time.monotonic() + _CLOSES_WITHIN
+    while True:
+        try:
+            left = set(world.cluster_of(volume).info(volume.image).watchers).intersection(clients)
+        except (errors.ImageNotFound, errors.BackendMissing):
+            return
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_LOOKS_AGAIN)
+    LOG.warning("volume %s: clients %s kept it open and are fenced", volume.id, ", ".join(sorted(left)))
+    try:
+        world.cluster_of(volume).fence(left, world.settings.fence_for)
+    except errors.CephError as error:
+        LOG.warning("volume %s: they cannot be fenced: %s", volume.id, error)
 
 
 def _find(world: World, attachment: models.Attachment) -> Guest:
@@ -274,8 +507,18 @@ def _settled(
 ) -> None:
     if intent["verb"] != "restore":
         holders.follow(session, attachment.volume_id)
+        undone = "it was taken back" if intent["verb"] == "undo" else None
+        actions.end(session, intent["request_id"], error.message if error else undone)
+    if intent["verb"] == "force" and error is None:
+        text = f"an administrator took the volume from server {attachment.server_id}, which cannot write to it any more"
+        messages.leave(session, attachment, "detach", text, request_id=intent["request_id"])
     if error is not None:
         messages.leave(session, attachment, intent["verb"], error.message, request_id=intent["request_id"])
+    elif intent["verb"] == "end" and attachment.delete_on_termination:
+        try:
+            volumes.delete_with_server(session, attachment.volume_id, intent["request_id"])
+        except errors.CinderliteError as why:
+            messages.leave(session, attachment, "end", f"the volume is not deleted with its server: {why.message}")
 
 
 # -- making guests and rows agree
@@ -284,34 +527,73 @@ def _settled(
 def reconcile(world: World) -> list[str]:
     """Compare what guests hold with the attached rows; returns the ids of attachments that work was begun on.
 
-    A running guest that lacks a disk gets it again (it was restarted). A guest whose process has been gone for
-    `guest_gone_after` seconds, and that Ceph does not see any more either, gives its volumes back.
+    A running guest that lacks a disk gets it again (it was restarted), and one whose limits are others than those of
+    the volume's type now, in its size, gets these. A server that has not been there any more for `guest_gone_after`
+    seconds (not one that is shut off), and that Ceph does not see either, gives its volumes back.
     """
     with world.db.read() as session:
         table = models.Attachment
         rows = session.scalars(
-            select(table).where(
-                table.status == "attached", table.busy == 0, table.managed, table.server_id.is_not(None)
-            )
+            select(table)
+            .where(table.status == "attached", table.busy == 0, table.managed, table.server_id.is_not(None))
+            .options(joinedload(table.volume).load_only(models.Volume.size, models.Volume.volume_type_id))
         )
         by_server: dict[str, list[models.Attachment]] = {}
+        wanted = {}
         for row in rows:
             by_server.setdefault(row.server_id or "", []).append(row)
+            wanted[row.volume_id] = limits.of_disk(session, row.volume)
     begun = []
     for server_id, mine in sorted(by_server.items()):
-        begun += _reconcile_server(world, server_id, mine)
+        begun += _reconcile_server(world, server_id, mine, wanted)
     return begun
 
 
-def _reconcile_server(world: World, server_id: str, rows: list[models.Attachment]) -> list[str]:
+def _reconcile_server(
+    world: World, server_id: str, rows: list[models.Attachment], wanted: Mapping[str, limits.Limits]
+) -> list[str]:
     try:
-        present = world.guests.find(server_id, fresh=False).disks()
+        guest = world.guests.find(server_id, fresh=False)
+        present = _limited(guest, {row.volume_id: wanted[row.volume_id] for row in rows})
     except (errors.GuestGone, errors.ServerNotFound):
-        return [row.id for row in rows if _missed(world, row) and _begin(world, row, "detach")]
+        _set_clients(world, [row.id for row in rows if row.clients is not None], None)
+        if not _has_ended(world, *rows):
+            return _seen(world, rows)
+        return [row.id for row in rows if _missed(world, row) and _begin(world, row, "end")]
     except errors.Unavailable:
         return []  # Not knowing is no reason to act.
-    _seen(world, [row.id for row in rows if row.guest_missed_at is not None])
+    _seen(world, rows)
+    _follow(world, rows, guest.server.host)
+    if guest.server.status in RUNNING:
+        for row in rows:
+            if row.clients is None and row.volume_id in present:
+                _meet(world, row)
     return [row.id for row in rows if row.volume_id not in present and _begin(world, row, "restore")]
+
+
+def _limited(guest: Guest, wanted: Mapping[str, limits.Limits]) -> frozenset[str]:
+    """What a guest holds, the limits of it put right where they are not."""
+    try:
+        return guest.limit(wanted)
+    except errors.GuestRefused as error:
+        LOG.warning("server %s: the limits of a disk cannot be changed: %s", guest.server.id, error)
+        return guest.disks()
+
+
+def _meet(world: World, row: models.Attachment) -> None:
+    """Note by which clients a server has a volume that came into it at its start, where these can be no other's."""
+    if not _is_shared(world, row):
+        with world.db.read() as session:
+            volume = session.get_one(models.Volume, row.volume_id)
+        with contextlib.suppress(errors.ImageNotFound):
+            _set_clients(world, [row.id], _clients(world, volume, row, ()))
+
+
+def _set_clients(world: World, ids: Sequence[str], clients: list[str] | None) -> None:
+    if ids:
+        table = models.Attachment
+        with world.db.write() as session:
+            session.execute(update(table).where(table.id.in_(ids), table.busy == 0).values(clients=clients))
 
 
 def _missed(world: World, row: models.Attachment) -> bool:
@@ -324,10 +606,31 @@ def _missed(world: World, row: models.Attachment) -> bool:
     return now - row.guest_missed_at >= world.settings.guest_gone_after
 
 
-def _seen(world: World, ids: list[str]) -> None:
+def _has_ended(world: World, *rows: models.Attachment) -> bool:
+    """Whether the server of some attachments is no more, by the word of one who can tell for its host."""
+    moments = [row.attached_at for row in rows if row.attached_at is not None and row.host in world.guests.hosts]
+    if len(moments) < len(rows):
+        return False
+    since = max(moments).replace(tzinfo=datetime.UTC).timestamp()
+    return world.guests.ended(rows[0].server_id or "", since)
+
+
+def _seen(world: World, rows: list[models.Attachment]) -> list[str]:
+    """Note that the server of some attachments is there; nothing else is to be done."""
+    ids = [row.id for row in rows if row.guest_missed_at is not None]
     if ids:
         with world.db.write() as session:
             session.execute(update(models.Attachment).where(models.Attachment.id.in_(ids)).values(guest_missed_at=None))
+    return []
+
+
+def _follow(world: World, rows: list[models.Attachment], host: str) -> None:
+    """Note that a server runs on another host now, by other clients of Ceph: it was migrated."""
+    ids = [row.id for row in rows if row.host != host]
+    if ids:
+        with world.db.write() as session:
+            changed = update(models.Attachment).where(models.Attachment.id.in_(ids))
+            session.execute(changed.values(host=host, clients=None))
 
 
 def _begin(world: World, row: models.Attachment, verb: str) -> bool:
@@ -335,9 +638,8 @@ def _begin(world: World, row: models.Attachment, verb: str) -> bool:
         owner = LIFECYCLE.begin(session, row.id, verb, world.settings.lease, "reconcile")
         if owner is None:
             return False
-        if verb == "detach":
+        if verb == "end":
             holders.follow(session, row.volume_id)
-            reason = f"server {row.server_id} is not running any more; the volume is released"
-            messages.leave(session, row, "detach", reason)
+            messages.leave(session, row, "end", f"server {row.server_id} is no more; the volume is released")
     LIFECYCLE.run(world, row.id, owner)
     return True

@@ -10,6 +10,7 @@ has a purge that was begun tried again; everything else is the operator's, with 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster, Outline
 from cinderlite.ceph.look import GROUP, USER, Snap
 from cinderlite.context import Backend, World
-from cinderlite.core import encryption, volumes
+from cinderlite.core import cephx_users, encryption, volumes
+from cinderlite.core.progress import Progress, silent
 from cinderlite.db import models
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -66,6 +68,7 @@ class Finding:
 
 class _Row(NamedTuple):
     host: str
+    namespace: str
     status: str
     size: int
     header: int
@@ -73,8 +76,10 @@ class _Row(NamedTuple):
     busy: int
     updated_at: Any
     intent: Any
-    #: Id of the image by which it can be brought back.
+    #: Id of the image by which it can be brought back, or that its snapshots need.
     kept: str | None
+    #: Whether it was deleted and its image keeps its name, for its snapshots.
+    outlived: bool
 
 
 class _Snapshot(NamedTuple):
@@ -94,11 +99,11 @@ class _Rows:
     known: frozenset[str]
 
 
-def audit(world: World, *, repair: bool = False) -> Iterator[Finding]:
+def audit(world: World, progress: Progress = silent, *, repair: bool = False) -> Iterator[Finding]:
     """What does not fit, of all back ends; with `repair` what can be put right without losing data is."""
     for backend in world.backends.values():
         try:
-            found = list(_of(world, backend))
+            found = [*_of(world, backend, progress), *_users(world, backend)]
         except (errors.Unavailable, errors.CephError) as error:
             found = [
                 Finding("unreachable", backend.name, backend.cluster.pool, str(error), "cinderlite-manage ceph check")
@@ -109,16 +114,40 @@ def audit(world: World, *, repair: bool = False) -> Iterator[Finding]:
             yield finding
 
 
-def _of(world: World, backend: Backend) -> list[Finding]:
-    first = _once(world, backend)
+def _of(world: World, backend: Backend, progress: Progress) -> list[Finding]:
+    first = _once(world, backend, progress)
+    if not first:
+        return []
     # What comes and goes between two readings of the rows is in neither, but does not come twice either.
-    return [again for key, again in _once(world, backend).items() if key in first] if first else []
+    second = _once(world, backend, progress, ", again")
+    return [again for key, again in second.items() if key in first]
 
 
-def _once(world: World, backend: Backend) -> dict[tuple[str, str], Finding]:
+def _users(world: World, backend: Backend) -> Iterator[Finding]:
+    """What the service's own sweep would remove, if it ran and were let."""
+    for user in cephx_users.leftovers(world, backend):
+        remedy = f"the service removes it within a minute; by hand: ceph auth del client.{user}"
+        yield Finding("leaked-user", backend.name, f"client.{user}", "a cephx user that no attachment has", remedy)
+
+
+def _once(world: World, backend: Backend, progress: Progress, again: str = "") -> dict[tuple[str, str, str], Finding]:
     before = _read(world)
-    seen = _look(backend, before)
-    return {one.key: one for one in _Comparison(world, backend, before, seen, _read(world)).findings()}
+    seen = []
+    for cluster in _places(backend, before):
+        note = functools.partial(progress, f"images of {cluster.place}{again}")
+        seen.append(_look(backend, cluster, before, note))
+    after = _read(world)
+    return {
+        (there.cluster.namespace, *one.key): one
+        for there in seen
+        for one in _Comparison(world, backend, before, there, after).findings()
+    }
+
+
+def _places(backend: Backend, rows: _Rows) -> list[Cluster]:
+    """The namespaces of a pool: those that Ceph lists, the default one, which it does not, and what rows speak of."""
+    named = {row.namespace for row in rows.volumes.values() if row.host == backend.pool and not row.deleted}
+    return [backend.cluster.within(one) for one in sorted({"", *named, *backend.cluster.namespaces()})]
 
 
 def _read(world: World) -> _Rows:
@@ -126,8 +155,8 @@ def _read(world: World) -> _Rows:
     with world.db.read() as session:
         found = {
             row.id: _Row(
-                row.host, row.status, row.size, encryption.header_bytes(row), row.deleted, row.busy, row.updated_at,
-                row.intent, (row.kept or {}).get("image_id"),
+                row.host, row.namespace, row.status, row.size, encryption.header_bytes(row), row.deleted, row.busy,
+                row.updated_at, row.intent, (row.kept or {}).get("image_id"), bool((row.kept or {}).get("named")),
             )
             for row in session.scalars(select(models.Volume))
         }  # fmt: skip
@@ -144,24 +173,30 @@ def _read(world: World) -> _Rows:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Seen:
-    """What Ceph says; an image that was looked for and is not there is None, or how far its migration is."""
+    """What Ceph says of a namespace; an image that was looked for and is not there is None, or how far it has moved."""
 
+    cluster: Cluster
     images: set[str]
     outlines: dict[str, Outline | str | None]
     #: id of an image in the trash → its former name
     trash: dict[str, str]
 
 
-def _look(backend: Backend, rows: _Rows) -> _Seen:
+def _look(backend: Backend, cluster: Cluster, rows: _Rows, note: Callable[[int, int], None]) -> _Seen:
     """Ask Ceph. Only images of volumes at rest are opened: one that moves must not be (doc/decisions/0007)."""
-    cluster = backend.cluster
     images = cluster.images("volume-")
-    outlines = {
-        volume_id: _outline(cluster, f"volume-{volume_id}", images)
+    at_rest = [
+        volume_id
         for volume_id, row in rows.volumes.items()
-        if row.host == backend.pool and not row.deleted and not row.busy
-    }
-    return _Seen(images, outlines, dict(cluster.trashed()))
+        if (row.host, row.namespace) == (backend.pool, cluster.namespace)
+        and (row.outlived or not row.deleted)
+        and not row.busy
+    ]
+    outlines = {}
+    for done, volume_id in enumerate(at_rest):
+        note(done, len(at_rest))
+        outlines[volume_id] = _outline(cluster, f"volume-{volume_id}", images)
+    return _Seen(cluster, images, outlines, dict(cluster.trashed()))
 
 
 def _outline(cluster: Cluster, name: str, images: set[str]) -> Outline | str | None:
@@ -174,11 +209,12 @@ def _outline(cluster: Cluster, name: str, images: set[str]) -> Outline | str | N
 
 
 class _Comparison:
-    """One back end: two readings of the rows, and Ceph's between them."""
+    """One namespace of a back end: two readings of the rows, and Ceph's between them."""
 
     def __init__(self, world: World, backend: Backend, before: _Rows, seen: _Seen, after: _Rows) -> None:
         self._world = world
         self._backend = backend
+        self._cluster = seen.cluster
         self._before = before
         self._seen = seen
         self._after = after
@@ -194,7 +230,9 @@ class _Comparison:
         for volume_id, outline in self._seen.outlines.items():
             row = self._before.volumes[volume_id]
             if volume_id not in self._moving:
-                if outline is None:
+                if row.outlived:
+                    yield from self._left_snapshots(volume_id, outline)
+                elif outline is None:
                     yield from self._missing(volume_id, row)
                 elif isinstance(outline, str):
                     yield self._stuck_migration(volume_id, outline)
@@ -211,10 +249,10 @@ class _Comparison:
         if row.status.startswith("error"):
             return  # It is said there already.
         name = f"volume-{volume_id}"
-        what = f"the volume is {row.status}, but its image is not in pool {self._pool}"
+        what = f"the volume is {row.status}, but its image is not in pool {self._place}"
         in_trash = [image_id for image_id, former in self._seen.trash.items() if former == name]
         if in_trash:
-            command = self._rbd("trash restore --pool", self._pool, in_trash[-1])
+            command = self._rbd("trash restore", *self._where, in_trash[-1])
             yield self._finding("missing-image", name, f"{what}; it is in the trash", command)
         elif elsewhere := self._elsewhere(name):
             yield self._finding(
@@ -235,8 +273,10 @@ class _Comparison:
     def _elsewhere(self, name: str) -> str | None:
         for other in self._world.backends.values():
             try:
-                if other is not self._backend and name in other.cluster.images(name):
-                    return other.pool
+                for one in _places(other, self._after):
+                    is_here = other is self._backend and one.namespace == self._cluster.namespace
+                    if not is_here and name in one.images(name):
+                        return f"{other.pool}/{one.namespace}".rstrip("/")
             except errors.Unavailable:
                 return f"{other.pool} perhaps, which does not answer"
         return None
@@ -244,7 +284,7 @@ class _Comparison:
     def _stuck_migration(self, volume_id: str, state: str) -> Finding:
         name = f"volume-{volume_id}"
         what = f"its migration to another pool is {state}, but no work is under way"
-        return self._finding("migration", name, what, self._rbd("migration abort", f"{self._pool}/{name}"))
+        return self._finding("migration", name, what, self._rbd("migration abort", f"{self._place}/{name}"))
 
     def _differences(self, volume_id: str, row: _Row, outline: Outline) -> Iterator[Finding]:
         name = f"volume-{volume_id}"
@@ -255,8 +295,16 @@ class _Comparison:
             yield self._finding("wrong-size", name, what, remedy, _set_volume(volume_id, row, size=size))
         yield from self._lost_snapshots(volume_id, {_called(one) for one in outline.snapshots})
         for snap in outline.snapshots:
-            if self._is_leaked(snap):
+            if self._is_leaked(name, snap):
                 yield self._leaked(name, snap)
+
+    def _left_snapshots(self, volume_id: str, outline: Outline | str | None) -> Iterator[Finding]:
+        """Of an image that only its snapshots need, its size says nothing."""
+        there = outline.snapshots if isinstance(outline, Outline) else []
+        yield from self._lost_snapshots(volume_id, {_called(one) for one in there})
+        for snap in there:
+            if self._is_leaked(f"volume-{volume_id}", snap):
+                yield self._leaked(f"volume-{volume_id}", snap)
 
     def _lost_snapshots(self, volume_id: str, there: set[str | None]) -> Iterator[Finding]:
         for snapshot_id, row in self._before.snapshots.items():
@@ -272,9 +320,10 @@ class _Comparison:
                     _set_snapshot(snapshot_id, row),
                 )
 
-    def _is_leaked(self, snap: Snap) -> bool:
+    def _is_leaked(self, image: str, snap: Snap) -> bool:
         name = _called(snap)
-        if name is None or name in self._known:
+        # Its own name has the one that what is kept of an image is cloned from.
+        if name is None or name in self._known or name == f"{image}.clone_snap":
             return False
         if snap.kind == GROUP:
             return _GROUP_SNAP.fullmatch(name) is not None
@@ -284,10 +333,10 @@ class _Comparison:
 
     def _leaked(self, name: str, snap: Snap) -> Finding:
         if snap.kind == GROUP:
-            command = self._rbd("group snap rm", f"{self._pool}/{snap.origin}@{snap.origin}")
+            command = self._rbd("group snap rm", f"{self._place}/{snap.origin}@{snap.origin}")
             return self._finding("leaked-snapshot", f"{name}@{snap.origin}", "no group snapshot knows it", command)
-        command = self._rbd("snap rm", f"{self._pool}/{name}@{snap.name}")
-        if snap.name.startswith("snapshot-"):
+        command = self._rbd("snap rm", f"{self._place}/{name}@{snap.name}")
+        if snap.name.startswith("snapshot-") and not self._after.volumes[name.removeprefix("volume-")].deleted:
             take = f"cinder snapshot-manage {name.removeprefix('volume-')} {snap.name}"
             command = f"take it over: {take}; if nobody needs it: {command}"
         return self._finding("leaked-snapshot", f"{name}@{snap.name}", "nothing in the database knows it", command)
@@ -299,14 +348,22 @@ class _Comparison:
         if not match or match[1] in self._moving or name in self._taken:
             return
         row = self._after.volumes.get(match[1])
+        if (
+            row is not None
+            and row.outlived
+            and (row.host, row.namespace) == (self._backend.pool, self._cluster.namespace)
+        ):
+            return
         if row is not None and not row.deleted:
-            if row.host != self._backend.pool:
+            if (row.host, row.namespace) != (self._backend.pool, self._cluster.namespace):
                 remedy = f"compare both images before one goes: cinderlite-manage explain {match[1]}"
-                yield self._finding("extra-image", name, f"its volume is on {row.host}", remedy)
+                there = f"{row.host}/{row.namespace}".rstrip("/")
+                yield self._finding("extra-image", name, f"its volume is on {there}", remedy)
             return
         what = "no volume has it" if row is None else "its volume was deleted, or let go (unmanaged)"
-        command = self._rbd("trash mv", f"{self._pool}/{name}")
-        take = f"cinder manage {self._backend.pool} {name}"
+        command = self._rbd("trash mv", f"{self._place}/{name}")
+        called = f"{self._cluster.namespace}/{name}".lstrip("/")
+        take = f"cinder manage {self._backend.pool} {called}"
         yield self._finding("extra-image", name, what, f"take it over: {take}; if nobody needs it: {command}")
 
     def _trashed(self, image_id: str, name: str) -> Iterator[Finding]:
@@ -320,7 +377,7 @@ class _Comparison:
             return  # A volume at rest without its image is another finding.
         if row is not None and row.kept == image_id:
             return  # It can still be brought back.
-        command = self._rbd("trash rm --pool", self._pool, image_id)
+        command = self._rbd("trash rm", *self._where, image_id)
         what = "it is in the trash, and nobody will remove it from there"
         yield self._finding("trash", f"{name} ({image_id})", what, f"if nobody needs it: {command}")
 
@@ -334,8 +391,13 @@ class _Comparison:
     # -- words
 
     @property
-    def _pool(self) -> str:
-        return self._backend.cluster.pool
+    def _place(self) -> str:
+        return self._cluster.place
+
+    @property
+    def _where(self) -> list[str]:
+        namespace = self._cluster.namespace
+        return ["--pool", self._cluster.pool, *(["--namespace", namespace] if namespace else [])]
 
     def _rbd(self, *words: str) -> str:
         return " ".join(["rbd", "-c", self._backend.cluster.conffile, *words])

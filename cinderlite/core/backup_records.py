@@ -51,8 +51,12 @@ def take_in(ctx: Context, service: str, url: str) -> models.Backup:
     record = _read(url)
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
-        if session.get(models.Backup, record["id"]) is not None:
-            raise errors.InvalidBackup("Backup already exists in database.")
+        known = session.get(models.Backup, record["id"])
+        if known is not None:
+            gone = known.status == "deleted"
+            raise errors.InvalidBackup(
+                "What was stored of it is still being removed." if gone else "Backup already exists in database."
+            )
         quotas.admit_backup(session, ctx.settings, ctx.project_id, record["size"])
         backup = models.Backup(
             **record,

@@ -3,11 +3,15 @@
 
 A backup's row also decides for what it works on: while it is made the volume (or the snapshot) is `backing-up`, while
 it is restored into a volume that one is `restoring-backup`, and both are given back when the backup's move settles.
+What a newcomer gets wrong: a new volume is a clone of its backup at first, where that can be, and reads from its chain
+until `flattens` has made it whole. So the chain of a deleted backup may have to wait in the trash, its row with it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +22,12 @@ from sqlalchemy.orm import Session, aliased, selectinload, with_expression
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Context, World
-from cinderlite.core import encryption, messages, quotas, snapshots, states, vault, volumes
-from cinderlite.core.states import GONE, Move
+from cinderlite.core import encryption, freezes, messages, quotas, snapshots, states, vault, volumes
+from cinderlite.core.progress import Progress, silent
+from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
+
+LOG = logging.getLogger(__name__)
 
 DELETABLE = frozenset({"available", "error", "error_deleting"})
 #: Seconds between two notes in the row of how far a backup is.
@@ -30,7 +37,10 @@ _INCREMENT = aliased(models.Backup)
 #: What the API shows is loaded with the rows, never one by one.
 SHOWN = (
     selectinload(models.Backup.metadata_rows),
-    with_expression(models.Backup.has_increments, exists().where(_INCREMENT.parent_id == models.Backup.id)),
+    with_expression(
+        models.Backup.has_increments,
+        exists().where(_INCREMENT.parent_id == models.Backup.id, _INCREMENT.status != "deleted"),
+    ),
 )
 
 LIFECYCLE = states.Machine(
@@ -40,6 +50,7 @@ LIFECYCLE = states.Machine(
     Move("import",  frozenset({"new"}),       "creating",  "available", "error"),
     Move("restore", frozenset({"available"}), "restoring", "available", "available", long=True),
     Move("delete",  DELETABLE,                "deleting",  GONE,        "error_deleting"),
+    Move("purge",   frozenset({"deleted"}),   "deleted",   GONE,        RETURN, patience=60.0),
 )  # fmt: skip
 
 
@@ -52,7 +63,7 @@ def cluster(world: World) -> Cluster:
 
 def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Backup]:
     """The backups that the caller may see; an administrator asks for all projects explicitly."""
-    query = select(models.Backup)
+    query = select(models.Backup).where(models.Backup.status != "deleted")
     if not (ctx.is_admin and all_projects):
         query = query.where(models.Backup.project_id == ctx.project_id)
     return query
@@ -94,7 +105,7 @@ def create(
     availability_zone: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> models.Backup:
-    """Back up a volume, one in use only with `in_use`, or one of its snapshots; the row as accepted.
+    """Back up a volume, one in use only with `in_use`, or one of its snapshots, which may have outlived it; the row.
 
     Raises InvalidVolume, InvalidSnapshot, InvalidBackup (nothing to be incremental to), InvalidInput, OverQuota,
     BackupServiceMissing, CephUnavailable.
@@ -102,11 +113,11 @@ def create(
     cluster(ctx.world).check()
     if availability_zone not in (None, ctx.settings.availability_zone):
         raise errors.InvalidInput(f"Availability zone '{availability_zone}' is invalid.")
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
-        volumes.lock(session, volume.id)
-        current = volumes.find(ctx, session, volume.id)
+        volumes.lock(session, volume.id, gone=snapshot_id is not None)
+        current = volumes.find(ctx, session, volume.id, gone=snapshot_id is not None)
         snapshot = _take_snapshot(ctx, session, current, snapshot_id) if snapshot_id else None
         if snapshot is None:
             _refuse_wrong_state(current, in_use=in_use)
@@ -155,6 +166,8 @@ def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
 
 def _take_snapshot(ctx: Context, session: Session, volume: models.Volume, snapshot_id: str) -> models.Snapshot:
     snapshot = snapshots.find(ctx, session, snapshot_id)
+    if snapshot.volume_id != volume.id and volume.deleted:
+        raise errors.VolumeNotFound(volume.id)
     if snapshot.volume_id != volume.id:
         raise errors.InvalidSnapshot(f"snapshot {snapshot_id} is not one of volume {volume.id}")
     if snapshot.status != "available" or snapshot.busy:
@@ -198,11 +211,12 @@ def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) 
         parent = session.get(models.Backup, backup.parent_id) if backup.parent_id else None
     if volume.encryption_key_id is not None:
         encryption.give_key(world, backup, volume.encryption_key_id)
-    source, snap = world.cluster(volume.host), backup.details["snap"]
+    source, snap = world.cluster_of(volume), backup.details["snap"]
     own = backup.snapshot_id is None
     if own and not vault.holds(cluster(world), backup.details["chain"], backup.id):
         snapshots.ask_guests(world, volume.id)
-        source.snapshot(volume.image, snap)
+        with freezes.frozen(world, [volume.id]):
+            source.snapshot(volume.image, snap)
     with source.opened(volume.image, snap) as original:
         pieces = vault.write(
             cluster(world),
@@ -263,7 +277,7 @@ def _drop_older(world: World, backup: models.Backup, volume: models.Volume) -> N
                 table.status != "creating",
             )
         ).all()
-    source = world.cluster(volume.host)
+    source = world.cluster_of(volume)
     there = {one.name for one in source.snapshots(volume.image)}
     for other in others:
         if vault.snap_of(other.stored_as) in there:
@@ -283,15 +297,15 @@ def restore(ctx: Context, backup: models.Backup, *, volume_id: str | None, name:
         return volumes.create(
             ctx,
             size=backup.size,
-            source=("backup_id", backup.id),
+            source=source(ctx, backup),
             name=name or f"restore_backup_{backup.id}",
             metadata=backup.details["volume"]["metadata"],
         )
     volume = volumes.get(ctx, volume_id)
     cluster(ctx.world).check()
-    ctx.world.cluster(volume.host).check()
-    if not encryption.have_one_secret(ctx.world, volume, backup):
-        raise errors.InvalidInput("The volume's key does not open the backup; restore it into a new volume.")
+    ctx.world.cluster_of(volume).check()
+    if (volume.encryption_key_id is None) != (backup.encryption_key_id is None):
+        raise errors.InvalidInput("Of the volume and the backup one is encrypted: restore it into a new volume.")
     with ctx.world.db.write() as session:
         current = volumes.lock(session, volume_id)
         if current.status != "available" or current.busy:
@@ -324,6 +338,7 @@ def _restore(world: World, backup: models.Backup, arguments: Mapping[str, Any]) 
         volume = session.get_one(models.Volume, arguments["volume_id"])
         newest = _newest_common(session, volume.id) if volume.id == backup.volume_id else None
     _write_over(world, backup, volume, newest)
+    encryption.seal(world, volume, backup.encryption_key_id)
 
 
 def _newest_common(session: Session, volume_id: str) -> tuple[str, str] | None:
@@ -337,12 +352,42 @@ def _newest_common(session: Session, volume_id: str) -> tuple[str, str] | None:
 
 
 def _write_over(world: World, backup: models.Backup, volume: models.Volume, newest: tuple[str, str] | None) -> None:
-    with world.cluster(volume.host).opened(volume.image, write=True) as target:
+    with world.cluster_of(volume).opened(volume.image, write=True) as target:
         vault.read(cluster(world), backup.details["chain"], backup.stored_as, target, newest=newest)
 
 
-def _origin(ctx: Context, session: Session, backup_id: str) -> volumes.Origin:
-    backup = find(ctx, session, backup_id)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A backup that a volume can be made from; `at_once` if every back end can clone it."""
+
+    id: str
+    at_once: bool
+
+
+def source(ctx: Context, backup: models.Backup) -> tuple[str, Found]:
+    """What a new volume from a backup is made from: a key of SOURCES and what it takes. Raises InvalidBackup."""
+    refuse_unavailable(backup)
+    world = ctx.world
+    # Where projects have namespaces, the keys of their servers' hosts open no pool that has everybody's backups.
+    at_once = not any(backend.isolates for backend in world.backends.values()) and all(
+        _can_clone(world, backend.cluster, backup) for backend in world.backends.values()
+    )
+    return "backup_id", Found(backup.id, at_once)
+
+
+def _can_clone(world: World, target: Cluster, backup: models.Backup) -> bool:
+    """Whether a cluster has a backup and lets us read it there, as servers will; if that is not known it is copied."""
+    pool = cluster(world)
+    chain, snap = backup.details["chain"], vault.snap_of(backup.stored_as)
+    try:
+        return target.fsid() == pool.fsid() and target.size_elsewhere(pool.pool, chain, snap) >= 0
+    except (errors.CephError, errors.Unavailable) as error:
+        LOG.info("backup %s cannot be cloned: %s", backup.id, error)
+        return False
+
+
+def _origin(ctx: Context, session: Session, found: Found) -> volumes.Origin:
+    backup = find(ctx, session, found.id)
     refuse_unavailable(backup)
     cluster(ctx.world)
     then = backup.details["volume"]
@@ -353,20 +398,52 @@ def _origin(ctx: Context, session: Session, backup_id: str) -> volumes.Origin:
         bootable=then["bootable"],
         image_metadata=then["image_metadata"],
         encryption_key_id=backup.encryption_key_id,
-        verb="fill",
+        verb="create" if found.at_once else "fill",
+        arguments={"id": backup.id, "at_once": found.at_once},
     )
 
 
-def _fill(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
+def _fill(world: World, volume: models.Volume, source: Mapping[str, Any]) -> dict[str, Any]:
     with world.db.read() as session:
         backup = session.get(models.Backup, source["id"])
     if backup is None:
         raise errors.BackupNotFound(source["id"])
-    world.cluster(volume.host).create(volume.image, encryption.image_bytes(volume))
+    target, size = world.cluster_of(volume), encryption.image_bytes(volume)
+    if source["at_once"]:
+        chain, snap = backup.details["chain"], vault.snap_of(backup.stored_as)
+        target.clone_elsewhere(cluster(world).pool, chain, snap, volume.image, size)
+        return {"clone_depth": 1, "restored_from": backup.id}
+    target.create(volume.image, size)
     _write_over(world, backup, volume, None)
+    return {}
 
 
 volumes.SOURCES["backup_id"] = volumes.Source(_origin, _fill)
+
+
+def check_restored(world: World, volume: models.Volume) -> None:
+    """Compare what a volume was cloned from with the digests, unless the backup is gone; tell it if they differ."""
+    with world.db.read() as session:
+        backup = session.get(models.Backup, volume.restored_from)
+    if backup is None or backup.status not in ("available", "restoring"):
+        return
+    try:
+        vault.verify(cluster(world), backup.details["chain"], backup.stored_as)
+    except (errors.BackupDamaged, errors.ImageNotFound) as error:
+        _tell_damage(world, volume.id, backup.id, error.message)
+
+
+def _tell_damage(world: World, volume_id: str, backup_id: str, text: str) -> None:
+    """Have nobody use a volume that is not what it was; one that is in use is its owner's to decide about."""
+    with world.db.write() as session:
+        volume = session.get(models.Volume, volume_id, with_for_update=True)
+        backup = session.get(models.Backup, backup_id)
+        if volume is None or volume.deleted or backup is None or backup.status not in ("available", "restoring"):
+            return  # What was found missing has been deleted.
+        LOG.error("volume %s was restored from a backup that is damaged: %s", volume_id, text)
+        if volume.status == "available" and not volume.busy:
+            volume.status, volume.updated_at = "error", models.utcnow()
+        messages.leave(session, volume, "fill", text)
 
 
 # -- delete
@@ -412,19 +489,41 @@ def _refuse_needed(session: Session, backup_id: str) -> None:
 
 
 @LIFECYCLE.step("delete")
-def _delete(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) -> None:
-    table = models.Backup
+def _delete(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    chain = backup.details["chain"]
     with world.db.read() as session:
-        others = session.scalars(select(table).where(table.volume_id == backup.volume_id, table.id != backup.id)).all()
         volume = session.get(models.Volume, backup.volume_id)
-    if any(other.stored_as == backup.stored_as and other.status != "deleting" for other in others):
-        return  # The same data are known under another id, too.
-    last = all(other.details["chain"] != backup.details["chain"] for other in others)
+    if any(other.stored_as == backup.stored_as for other in _others(world, backup)):
+        return {}  # The same data are known under another id, too.
     if backup.snapshot_id is None and volume is not None and not volume.deleted:
         snapshots.ask_guests(world, volume.id)
-        world.cluster(volume.host).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
-    vault.remove(cluster(world), backup.details["chain"], backup.stored_as, last=last)
+        world.cluster_of(volume).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
+    vault.remove(cluster(world), chain, backup.stored_as)
     encryption.forget_key(world, backup)
+    # Only now: of two that are deleted at a time one finds that it is the last.
+    last = all(other.details["chain"] != chain for other in _others(world, backup))
+    image_id = vault.remove_chain(cluster(world), chain) if last else None
+    if image_id is None:
+        return {}
+    return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}
+
+
+def _others(world: World, backup: models.Backup) -> list[models.Backup]:
+    """The backups of the same volume that stay."""
+    table = models.Backup
+    staying = table.volume_id == backup.volume_id, table.id != backup.id, table.status.not_in(("deleting", "deleted"))
+    with world.db.read() as session:
+        return list(session.scalars(select(table).where(*staying)))
+
+
+@LIFECYCLE.step("purge")
+def _purge(world: World, _backup: models.Backup, arguments: Mapping[str, Any]) -> None:
+    try:
+        gone = cluster(world).purge(arguments["image_id"])
+    except errors.BackendError as error:  # A volume that was restored from it is not whole yet.
+        raise errors.CephUnavailable(error.message) from error
+    if not gone:
+        raise errors.CephUnavailable(f"chain {arguments['image_id']} cannot be removed from the trash yet")
 
 
 # -- how it ends
@@ -492,11 +591,11 @@ def reset_status(ctx: Context, backup: models.Backup, status: str) -> None:
         current.status, current.updated_at = status, models.utcnow()
 
 
-def verify(world: World, backup_id: str) -> int:
+def verify(world: World, backup_id: str, progress: Progress = silent) -> int:
     """Compare a backup with the digests taken when it was made; the number of its pieces. Raises BackupDamaged."""
     with world.db.read() as session:
         backup = session.get(models.Backup, backup_id)
     if backup is None:
         raise errors.BackupNotFound(backup_id)
     refuse_unavailable(backup)
-    return vault.verify(cluster(world), backup.details["chain"], backup.stored_as)
+    return vault.verify(cluster(world), backup.details["chain"], backup.stored_as, progress)

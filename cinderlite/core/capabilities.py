@@ -29,7 +29,7 @@ def of(backend: Backend) -> dict[str, Any]:
         "thin_provisioning_support": True,
         "thick_provisioning_support": False,
         "multiattach": True,
-        "qos_support": False,
+        "qos_support": True,
         "replication_enabled": False,
         "online_extend_support": True,
     }

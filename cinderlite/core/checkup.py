@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from cinderlite import errors
+from cinderlite.ceph import rights
 from cinderlite.ceph.cluster import Cluster, Facts
 from cinderlite.context import World
+from cinderlite.core import cephx_users
 
 #: How bad it is: as it should be, worth knowing, to be put right.
 OK, HINT, PROBLEM = "ok", "hint", "problem"
 PREFIX = "cinderlite-check-"
+#: Where clones are tried if those of projects are in namespaces; empty, it stays. No project's is called so.
+NAMESPACE = "cinderlite.check"
 _SNAP = "snap"
 _SIZE = 4 * 2**20
 #: The oldest release that is tested. Releases go by the alphabet.
@@ -59,18 +64,26 @@ def check(world: World) -> Iterator[Finding]:
     clusters = {name: one.cluster for name, one in world.backends.items()}
     if world.backup_cluster is not None:
         clusters["backups"] = world.backup_cluster
+    apart = {one.name for one in world.backends.values() if one.isolates}
+    users = {(one.cluster.conffile, one.cluster.user): one.attachment_keys for one in world.backends.values()}
     for name, cluster in clusters.items():
         alike = {one.pool for one in clusters.values() if (one.conffile, one.user) == (cluster.conffile, cluster.user)}
-        yield from _Checkup(name, cluster, alike).findings()
+        place = cluster.within(NAMESPACE) if name in apart else cluster
+        yield from _Checkup(name, cluster, place, alike, users.get((cluster.conffile, cluster.user))).findings()
 
 
 class _Checkup:
-    """One pool; `alike` are the pools that its user has to have rights on."""
+    """One pool; `place` is where clones are tried, `alike` are the pools that its user has to have rights on.
 
-    def __init__(self, name: str, cluster: Cluster, alike: set[str]) -> None:
+    `users` is which attachments get cephx users of their own, a word of rbd_attachment_keys; None: nothing is attached.
+    """
+
+    def __init__(self, name: str, cluster: Cluster, place: Cluster, alike: set[str], users: str | None) -> None:
         self._name = name
         self._cluster = cluster
+        self._place = place
         self._alike = alike
+        self._users = users
 
     def findings(self) -> Iterator[Finding]:
         cluster = self._cluster
@@ -86,6 +99,7 @@ class _Checkup:
         yield from self._pool(facts)
         yield from self._room(facts)
         yield from self._rights(facts)
+        yield from self._makes_users()
         yield from self._clones(facts)
         if "MON_CLOCK_SKEW" in facts.health:
             yield self._bad("clocks", "the monitors' differ", "run chrony on all of them; see ceph health detail")
@@ -135,11 +149,23 @@ class _Checkup:
         if facts.may_blocklist and not facts.reads_keys and not facts.writable_elsewhere:
             yield self._good("rights", "no more than profile rbd on its pools, as far as that can be tried")
 
+    def _makes_users(self) -> Iterator[Finding]:
+        if self._users in (None, cephx_users.SERVICE):
+            return
+        if self._cluster.makes_users():
+            whose = "namespace of a project" if self._users == cephx_users.PROJECT else "attachment"
+            yield self._good("users", f"it may make a cephx user for each {whose}")
+            return
+        what = "it may not make cephx users, so servers open all volumes with its own key"
+        level = HINT if self._users == cephx_users.AUTO else PROBLEM
+        yield Finding(level, self._name, "users", what, f"{self._caps()}; then start the service anew")
+
     def _caps(self) -> str:
         if self._cluster.user in (None, "admin"):
             return f"give the service a user of its own: {self._bootstrap}"
-        profile = ", ".join(f"profile rbd pool={pool}" for pool in sorted(self._alike))
-        return f"ceph auth caps client.{self._cluster.user} mon 'profile rbd' osd '{profile}' mgr '{profile}'"
+        makes_users = self._users not in (None, cephx_users.SERVICE)
+        caps = rights.of_service(self._cluster.user, sorted(self._alike), makes_users=makes_users)
+        return shlex.join(["ceph", "auth", "caps", rights.entity(self._cluster.user), *caps])
 
     def _clones(self, facts: Facts) -> Iterator[Finding]:
         if facts.clone_format not in (None, "2"):
@@ -153,7 +179,7 @@ class _Checkup:
 
     def _try(self) -> Iterator[Finding]:
         name = PREFIX + str(uuid.uuid4())
-        trial = _Trial(self._cluster, name)
+        trial = _Trial(self._cluster, self._place, name)
         try:
             trial.run()
         except (errors.Unavailable, errors.BackendError) as error:
@@ -175,14 +201,14 @@ class _Checkup:
     def _left_over(self) -> Iterator[Finding]:
         """What an earlier check did not come to remove; it may be another one that is just at work."""
         rbd = f"rbd -c {self._cluster.conffile}"
-        pool = self._cluster.pool
+        left = {}
         try:
-            left = {
-                name: f"{rbd} snap purge {pool}/{name}; {rbd} rm {pool}/{name}" for name in self._cluster.images(PREFIX)
-            }
-            for image_id, name in self._cluster.trashed():
-                if name.startswith(PREFIX):
-                    left[name] = f"{rbd} trash rm --pool {pool} {image_id}"
+            for one in {one.place: one for one in (self._cluster, self._place)}.values():
+                for name in one.images(PREFIX):
+                    left[name] = f"{rbd} snap purge {one.place}/{name}; {rbd} rm {one.place}/{name}"
+                for image_id, name in one.trashed():
+                    if name.startswith(PREFIX):
+                        left[name] = f"{rbd} trash rm {one.place}/{image_id}"
         except (errors.Unavailable, errors.CephError) as error:
             yield self._bad("trial", str(error), self._caps())
             return
@@ -206,8 +232,9 @@ class _Checkup:
 class _Trial:
     """An image that goes through everything; `doing` is the step that it is at, `ahead` how much a clock is, in s."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, place: Cluster, name: str) -> None:
         self._cluster = cluster
+        self._place = place
         self._name = name
         self._copy = f"{name}-clone"
         self.doing = "creating"
@@ -224,12 +251,12 @@ class _Trial:
         self.doing = "taking a snapshot of"
         self._cluster.snapshot(self._name, _SNAP)
         self.doing = "cloning"
-        self._cluster.clone(self._name, _SNAP, self._copy, _SIZE)
+        self._place.clone(self._name, _SNAP, self._copy, _SIZE, source=self._cluster)
         self.doing = "removing"
         self.remove()
 
     def remove(self) -> None:
-        for name, snaps in ((self._copy, ()), (self._name, (_SNAP,))):
-            image_id = self._cluster.trash(name)
-            if image_id is not None and not self._cluster.purge(image_id, snaps):
+        for place, name, snaps in ((self._place, self._copy, ()), (self._cluster, self._name, (_SNAP,))):
+            image_id = place.trash(name)
+            if image_id is not None and not place.purge(image_id, snaps):
                 raise errors.CephUnavailable(f"{name} stays in the trash, for a client holds it")

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import joinedload
 
 from cinderlite.context import World
-from cinderlite.core import types
+from cinderlite.core import limits, types
 from cinderlite.db import models
 
 DRIVER = "rbd"
-#: Limits that can be given for each GiB of the volume.
-_SCALED = tuple(f"{what}_{unit}_sec" for what in ("read", "write", "total") for unit in ("iops", "bytes"))
 
 
 def data(world: World, volume_id: str, mode: str | None) -> dict[str, Any]:
@@ -27,12 +25,12 @@ def data(world: World, volume_id: str, mode: str | None) -> dict[str, Any]:
             models.Volume, volume_id,
             options=[joinedload(models.Volume.volume_type).selectinload(models.VolumeType.extra_spec_rows)],
         )  # fmt: skip
-        limits = _limits(session, volume)
+        told = limits.told(session, volume)
     backend = world.backend(volume.host)
-    cluster = backend.cluster
+    cluster = world.cluster_of(volume)
     monitors = cluster.monitors()
     return {
-        "name": f"{cluster.pool}/{volume.image}",
+        "name": f"{cluster.place}/{volume.image}",
         "hosts": [host for host, _ in monitors],
         "ports": [str(port) for _, port in monitors],
         "cluster_name": backend.cluster_name,
@@ -43,7 +41,7 @@ def data(world: World, volume_id: str, mode: str | None) -> dict[str, Any]:
         "volume_id": volume.id,
         "discard": True,
         "keyring": None,
-        "qos_specs": limits,
+        "qos_specs": told,
         "access_mode": "ro" if volume.readonly else mode or "rw",
         "encrypted": volume.encrypted,
         "cacheable": not volume.multiattach
@@ -66,24 +64,7 @@ def of(world: World, attachment: models.Attachment) -> dict[str, Any]:
 
 def prepare(world: World, volume: models.Volume) -> None:
     """Make sure that the image can be opened by those who are told how to. Raises Unavailable."""
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     cluster.check()
     if volume.multiattach:
         cluster.share(volume.image)
-
-
-def _limits(session: Session, volume: models.Volume) -> dict[str, str] | None:
-    """The limits that the one who opens the volume is to keep, those for each GiB multiplied by its size."""
-    specs_id = volume.volume_type.qos_specs_id
-    if specs_id is None:
-        return None
-    specs = session.get_one(models.QosSpecs, specs_id, options=[selectinload(models.QosSpecs.keys)])
-    if specs.consumer not in ("front-end", "both"):
-        return None
-    limits = {row.key: row.value for row in specs.keys}
-    for key in _SCALED:
-        each, least = limits.pop(f"{key}_per_gb", None), limits.pop(f"{key}_per_gb_min", "0")
-        if each is not None:
-            value = max(int(least), int(each) * volume.size)
-            limits[key] = str(min(value, int(limits.pop(f"{key}_max", value))))
-    return limits

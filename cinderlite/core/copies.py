@@ -8,9 +8,12 @@ from cinderlite.ceph.cluster import Cluster
 from cinderlite.ceph.data import CHUNK_BYTES
 
 
-def write_over(cluster: Cluster, name: str, source: str, snap: str) -> None:
-    """Make an image hold what a snapshot of an image holds, and zeros behind that. Raises ImageNotFound."""
-    with cluster.opened(source, snap) as held, cluster.opened(name, write=True) as target:
+def write_over(cluster: Cluster, name: str, there: Cluster, source: str, snap: str) -> None:
+    """Make an image hold what a snapshot of another, which is `there`, holds, and zeros behind that.
+
+    Raises ImageNotFound.
+    """
+    with there.opened(source, snap) as held, cluster.opened(name, write=True) as target:
         for number in sorted({*(held.chunks() or ()), *(target.chunks() or ())}):
             jobs.checkpoint()
             offset = number * CHUNK_BYTES

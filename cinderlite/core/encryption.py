@@ -2,8 +2,9 @@
 """How the volumes of a type are to be encrypted, how one volume is, and its key.
 
 An image of an encrypted volume is as Cinder's are: a LUKS header, and behind it all the GiB that were asked for. A
-clone and a backup have the header of their source, so the same secret opens them; each has a key of its own that holds
-it, which goes with it. What a newcomer gets wrong: Ceph never sees plain data, nor do we. Only QEMU decrypts.
+backup has the header of its volume, and a key of its own that holds the same secret. A clone gets a secret of its own,
+and its header is sealed anew with that; what is behind it is encrypted as in its source. What a newcomer gets wrong:
+Ceph never sees plain data, nor do we. Only QEMU decrypts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import types
+from cinderlite.core import records, types
 from cinderlite.db import models
 from cinderlite.db.session import refusing
 from cinderlite.keys import KeyStore, luks
@@ -154,25 +155,44 @@ def forget_key(world: World, row: models.Volume | models.Backup) -> None:
     """Destroy the key of a volume or backup that is gone: what is left of it in Ceph opens for nobody any more."""
     if row.encryption_key_id is None:
         return
+    records.forget(world, row)  # Its record has the key, too, wrapped as it is in the database.
     if world.keys is None:
         LOG.warning("there is no key store to remove key %s from", row.encryption_key_id)
         return
     world.keys.forget(row.encryption_key_id)
 
 
+def secret(world: World, key_id: str) -> bytes:
+    """The secret of a key. Raises KeyNotFound, KeyStoreUnavailable."""
+    return _keys(world).secret(key_id)
+
+
 def passphrase(world: World, volume: models.Volume) -> str | None:
     """What opens a volume; None if it is not encrypted. Raises KeyNotFound, KeyStoreUnavailable."""
     if volume.encryption_key_id is None:
         return None
-    return _keys(world).secret(volume.encryption_key_id).hex()
+    return secret(world, volume.encryption_key_id).hex()
 
 
-def have_one_secret(world: World, volume: models.Volume, backup: models.Backup) -> bool:
-    """Whether what opens a volume opens what its backup brings, or neither is encrypted."""
-    ids = volume.encryption_key_id, backup.encryption_key_id
-    if None in ids:
-        return ids == (None, None)
-    return len({_keys(world).secret(key_id) for key_id in ids if key_id is not None}) == 1
+def seal(world: World, volume: models.Volume, like: str | None) -> None:
+    """Have an image whose header came from elsewhere, where the secret of key `like` opens it, opened by its volume's.
+
+    Done too if it is already, or if there is nothing to open. In Ceph that is one operation, so that always one of the
+    two opens it. Raises KeyNotFound when neither does.
+    """
+    words = passphrase(world, volume)
+    if words is None or like is None:
+        return
+    cluster = world.cluster_of(volume)
+    with cluster.opened(volume.image) as image:
+        start = image.read(0, luks.DATA_OFFSET)
+    if luks.opens(start, words.encode()):
+        return
+    try:
+        sealed = luks.resealed(start, _keys(world).secret(like).hex().encode(), words.encode())
+    except luks.NotOpened as error:
+        raise errors.KeyNotFound(like) from error
+    cluster.write_head(volume.image, sealed)
 
 
 def image_bytes(volume: models.Volume, size: int | None = None) -> int:

@@ -7,6 +7,7 @@ Nothing here changes anything. What a newcomer gets wrong: a volume that moves b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -21,7 +22,7 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Portrait
 from cinderlite.ceph.look import TRASH, USER, Relative, Snap
 from cinderlite.context import World
-from cinderlite.core import encryption, states
+from cinderlite.core import cephx_users, encryption, states
 from cinderlite.core.volumes import GIB
 from cinderlite.db import models
 
@@ -46,7 +47,7 @@ def explain(world: World, which: str) -> Told:
         "volume": _volume(volume),
         "work": _work(volume),
         "work_elsewhere": elsewhere,
-        "attachments": [_attachment(one) for one in volume.attachments],
+        "attachments": [_attachment(world, volume, one) for one in volume.attachments],
         "migration": None,
         "image": None,
         "snapshots": [],
@@ -57,7 +58,7 @@ def explain(world: World, which: str) -> Told:
     try:
         told["migration"], seen = _look(world, volume)
     except errors.ImageNotFound:
-        told["unknown"] = f"{world.cluster(volume.host).pool} has no such image"
+        told["unknown"] = f"{world.cluster_of(volume).place} has no such image"
     except (errors.Unavailable, errors.CephError) as error:
         told["unknown"] = str(error)
     if seen is not None:
@@ -88,17 +89,17 @@ def _find(session: Session, which: str) -> models.Volume:
 
 def _look(world: World, volume: models.Volume) -> tuple[str | None, tuple[str, Portrait] | None]:
     """How far a move is, and the image with the pool that it is in; None while nobody may open it."""
-    cluster, intent = world.cluster(volume.host), volume.intent or {}
+    cluster, intent = world.cluster_of(volume), volume.intent or {}
     in_trash = intent.get("image_id") or (volume.kept or {}).get("image_id")
     if volume.deleted and in_trash is not None:
-        return None, (cluster.pool, cluster.portrait(volume.image, in_trash))
+        return None, (cluster.place, cluster.portrait(volume.image, in_trash))
     state = cluster.migration(volume.image)
     if state is None:
-        return None, (cluster.pool, cluster.portrait(volume.image))
-    if state not in _OPENABLE or "host" not in intent:
+        return None, (cluster.place, cluster.portrait(volume.image))
+    if state not in _OPENABLE or not {"host", "namespace"} & intent.keys():
         return state, None
-    target = world.cluster(intent["host"])
-    return state, (target.pool, target.portrait(volume.image))
+    target = world.cluster(intent.get("host", volume.host)).within(intent.get("namespace", ""))
+    return state, (target.place, target.portrait(volume.image))
 
 
 def _volume(volume: models.Volume) -> Told:
@@ -128,11 +129,15 @@ def _moment(moment: datetime.datetime | None) -> str | None:
 
 
 def _work(row: models.Working) -> Told | None:
-    """What is under way on a row; `waits` are the seconds until the next try, or until the lease ends."""
+    """What is under way on a row; `progress` is in percent.
+
+    `waits` are the seconds until the next try, or until the lease ends.
+    """
     if row.intent is None:
         return None
     return {
         "verb": row.intent["verb"],
+        "progress": row.intent.get("progress"),
         "request_id": row.intent.get("request_id"),
         "tries": row.intent.get("tries", 0),
         "owner": None if row.lease_owner is None else states.shown_owner(row.lease_owner),
@@ -155,9 +160,17 @@ def _elsewhere(session: Session, volume: models.Volume) -> Iterator[Told]:
                 yield {"kind": model.__name__.lower(), "id": row.id, "status": row.status, "work": _work(row)}
 
 
-def _attachment(row: models.Attachment) -> Told:
+def _attachment(world: World, volume: models.Volume, row: models.Attachment) -> Told:
     names = ("id", "status", "server_id", "host", "device", "mode", "managed")
-    return {name: getattr(row, name) for name in names} | {"work": _work(row), "last_error": row.reason}
+    more = {"cephx_user": _cephx_user(world, volume, row), "work": _work(row), "last_error": row.reason}
+    return {name: getattr(row, name) for name in names} | more
+
+
+def _cephx_user(world: World, volume: models.Volume, row: models.Attachment) -> str | None:
+    """Its own, if it has one and we know where."""
+    with contextlib.suppress(errors.BackendMissing):
+        return row.cephx_name and cephx_users.user_of(row.cephx_name, world.cluster_of(volume))
+    return None
 
 
 def _snapshots(rows: Iterable[models.Snapshot], seen: list[Snap] | None) -> list[Told]:
@@ -233,12 +246,16 @@ def _shown_work(work: Told | None) -> list[str]:
     if work is None:
         return []
     who = f"done by {work['owner']}, lease for" if work["owner"] else "next try in"
-    return [f"{work['verb']}, tried {work['tries']} times, {who} {work['waits']:g} s{_because(work['last_error'])}"]
+    done = "" if work["progress"] is None else f" {work['progress']} %"
+    return [
+        f"{work['verb']}{done}, tried {work['tries']} times, {who} {work['waits']:g} s{_because(work['last_error'])}"
+    ]
 
 
 def _shown_attachment(one: Told) -> str:
     where = f"server {one['server_id']}" if one["server_id"] else f"host {one['host']}"
     who = "" if one["managed"] else ", plugged in by somebody else"
+    who += f", as client.{one['cephx_user']}" if one["cephx_user"] else ""
     device = f" as {one['device']}" if one["device"] else ""
     return " ".join([f"{one['id']} {one['status']}: {where}{device}{who}", *_shown_work(one["work"])])
 
@@ -261,7 +278,8 @@ def _shown_relative(one: Mapping[str, Any]) -> str:
     relative = Relative(**one)
     words = {True: ", in the trash", False: "", None: ", into which our user may not look"}
     snap = f"@{relative.snap}" if relative.snap else ""
-    return f"{relative.pool}/{relative.image}{snap}{words[relative.trashed]}"
+    place = "/".join(part for part in (relative.pool, relative.namespace, relative.image) if part)
+    return f"{place}{snap}{words[relative.trashed]}"
 
 
 def _shown_snapshot(one: Told) -> str:

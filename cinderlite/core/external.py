@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Context
-from cinderlite.core import attachments, connections, holders, volumes
+from cinderlite.core import attachments, connections, fencing, holders, volumes
 from cinderlite.db import models
 
 #: What Cinder writes for a device that nobody named.
@@ -300,6 +300,27 @@ def detach(ctx: Context, volume: models.Volume, attachment_id: str | None) -> No
     Raises InvalidVolume if there are several attachments and none is named, AttachmentInUse.
     """
     _refuse_maintenance(volume)
+    target = _meant(ctx, volume, attachment_id)
+    if target is not None:
+        release(ctx, target)
+        _heal(ctx, volume.id)
+    else:
+        _follow(ctx, volume)
+
+
+def force_detach(ctx: Context, volume: models.Volume, attachment_id: str | None) -> None:
+    """Take a volume from whoever has it, by `fencing`; done too if it was not attached. Raises as that and `detach`."""
+    _refuse_maintenance(volume)
+    target = _meant(ctx, volume, attachment_id)
+    if target is not None:
+        fencing.force_detach(ctx, target)
+        _heal(ctx, volume.id)
+    else:
+        _follow(ctx, volume)
+
+
+def _meant(ctx: Context, volume: models.Volume, attachment_id: str | None) -> models.Attachment | None:
+    """The attachment of that id, or the only one. Raises InvalidInput if it is another volume's, InvalidVolume."""
     with ctx.world.db.read() as session:
         held = _held(session, volume.id)
         named = session.get(models.Attachment, attachment_id) if attachment_id else None
@@ -307,13 +328,22 @@ def detach(ctx: Context, volume: models.Volume, attachment_id: str | None) -> No
         raise errors.InvalidInput("Mismatched volume and attachment")
     if attachment_id is None and len(held) > 1:
         raise errors.InvalidVolume("Detach volume failed: More than one attachment, but no attachment_id provided.")
-    target = named if attachment_id else next(iter(held), None)
-    if target is not None:
-        release(ctx, target)
-        return
+    return named if attachment_id else next(iter(held), None)
+
+
+def _follow(ctx: Context, volume: models.Volume) -> None:
     with ctx.world.db.write() as session:
         volumes.lock(session, volume.id)
         holders.follow(session, volume.id)
+
+
+def _heal(ctx: Context, volume_id: str) -> None:
+    """Take a volume that lost an attachment out of its error, as Cinder does: it is what its attachments make it."""
+    with ctx.world.db.write() as session:
+        current = volumes.lock(session, volume_id)
+        if current.status == "error" and not current.busy:
+            current.status = holders.status(one.status for one in _held(session, volume_id))
+            current.updated_at = models.utcnow()
 
 
 def initialize(ctx: Context, volume: models.Volume, connector: Mapping[str, Any]) -> dict[str, Any]:

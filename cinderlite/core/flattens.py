@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making clones whole that have too many images below them, in the background and unseen by their owners.
+"""Making clones whole that have too many images below them, or a backup, in the background and unseen by their owners.
 
-What is to be done stands in the volumes' own rows: `clone_depth` above the back end's limit. A row of `flattens` says
-that somebody is at it, or was; it goes when the image shares nothing any more. What a newcomer gets wrong: nothing may
-wait for this or be refused because of it, so neither status nor `busy` of the volume know of it. Instead it leaves off
-when its lease is gone (the volume was deleted, or moves), and `holders.strangers` does not count its client.
+What is to be done stands in the volumes' own rows: `clone_depth` above the back end's limit, or `restored_from`. A row
+of `flattens` says that somebody is at it, or was; it goes when the image shares nothing any more. What a newcomer gets
+wrong: nothing may wait for this or be refused because of it, so neither status nor `busy` of the volume know of it.
+Instead it leaves off when its lease is gone (the volume was deleted, or moves), and `holders.strangers` does not count
+its client.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Select, exists, func, select, update
+from sqlalchemy import Select, exists, func, or_, select, update
 
 from cinderlite import errors, metrics
 from cinderlite.context import Backend, World
-from cinderlite.core import snapshots, states
+from cinderlite.core import backups, snapshots, states
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 from cinderlite.db.session import refusing
@@ -55,17 +56,18 @@ def begin(world: World) -> int:
     begun = 0
     for backend in world.backends.values():
         with world.db.read() as session:
-            waiting = session.scalar(_too_deep(backend).with_only_columns(func.count()).order_by(None)) or 0
-            found = list(session.scalars(_too_deep(backend).limit(world.flattening.room))) if waiting else []
+            waiting = session.scalar(_shared(backend).with_only_columns(func.count()).order_by(None)) or 0
+            found = list(session.scalars(_shared(backend).limit(world.flattening.room))) if waiting else []
         metrics.FLATTENS_WAITING.labels(backend.name).set(waiting)
         begun += sum(_begin(world, volume_id) for volume_id in found)
     return begun
 
 
-def _too_deep(backend: Backend) -> Select[str]:
-    """The volumes of a back end that are to be made whole and not begun yet, oldest first."""
+def _shared(backend: Backend) -> Select[str]:
+    """The volumes of a back end that share too much with others and are not begun yet, oldest first."""
     table = models.Volume
-    wanted = table.deleted.is_(False), table.clone_depth > backend.max_clone_depth, table.host == backend.pool
+    too_deep = or_(table.clone_depth > backend.max_clone_depth, table.restored_from.is_not(None))
+    wanted = table.deleted.is_(False), too_deep, table.host == backend.pool
     ready = table.busy == 0, table.status.in_(_READY), ~exists().where(models.Flatten.id == table.id)
     return select(table.id).where(*wanted, *ready).order_by(table.created_at, table.id)
 
@@ -91,22 +93,26 @@ def _flatten(world: World, row: models.Flatten, _arguments: Mapping[str, Any]) -
         return
     backend = world.backend(volume.host)
     # What an image below lost since, the row does not know; asking Ceph is cheaper than copying.
-    most = backend.max_clone_depth
+    most = 0 if volume.restored_from else backend.max_clone_depth
     try:
-        depth = backend.cluster.depth(volume.image, most + 1)
+        depth = world.cluster_of(volume).depth(volume.image, most + 1)
         if depth > most:
             _work(world, row, volume)
             depth = 0
+        if volume.restored_from is not None:
+            backups.check_restored(world, volume)
     except errors.BackendError as error:  # Whatever it is, the volume is as it was; some day it may work.
         raise errors.CephUnavailable(error.message) from error
     with world.db.write() as session:
-        session.execute(update(models.Volume).where(models.Volume.id == row.id).values(clone_depth=depth))
+        session.execute(
+            update(models.Volume).where(models.Volume.id == row.id).values(clone_depth=depth, restored_from=None)
+        )
 
 
 def _work(world: World, row: models.Flatten, volume: models.Volume) -> None:
     # A guest that has the image open is asked to do it, and loses the image if it does not answer.
     snapshots.ask_guests(world, volume.id)
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     if volume.multiattach:  # An attachment would do that, which Ceph may refuse once the image is open here.
         cluster.share(volume.image)
     with metrics.FLATTENS_RUNNING.track_inprogress():

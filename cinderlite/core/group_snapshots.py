@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors, jobs
 from cinderlite.context import Context, World
-from cinderlite.core import group_types, groups, messages, quotas, services, snapshots, states, volumes
+from cinderlite.core import freezes, group_types, groups, messages, quotas, services, snapshots, states, volumes
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -101,6 +101,7 @@ def create(
         consistent = group_types.is_consistent(current.group_type) and len(present) > 1
         if consistent:
             _refuse_several_writers(session, present)
+            _refuse_apart(present)
         row = models.GroupSnapshot(
             id=models.new_id(),
             group_id=group.id,
@@ -132,6 +133,12 @@ def _refuse_several_writers(session: Session, present: Sequence[models.Volume]) 
         )
 
 
+def _refuse_apart(present: Sequence[models.Volume]) -> None:
+    """Raise InvalidVolume for volumes in several namespaces, as when some are older than those: RBD groups have one."""
+    if len({volume.namespace for volume in present}) > 1:
+        raise errors.InvalidVolume("the group's images are in several namespaces, of which no moment can be held")
+
+
 def _undisturbed(world: World, row: models.GroupSnapshot) -> Sequence[models.Snapshot]:
     """Its snapshots, after the guests of their volumes were asked; raises what that raises."""
     with world.db.read() as session:
@@ -144,16 +151,17 @@ def _undisturbed(world: World, row: models.GroupSnapshot) -> Sequence[models.Sna
 @LIFECYCLE.step("create")
 def _create(world: World, row: models.GroupSnapshot, arguments: Mapping[str, Any]) -> None:
     taken = _undisturbed(world, row)
-    for one in taken:
-        jobs.checkpoint()
-        world.cluster(one.volume.host).snapshot(one.volume.image, one.snap)
-    if arguments["consistent"]:
-        _hold_moment(world, row, taken)
+    with freezes.frozen(world, [one.volume_id for one in taken]):
+        for one in taken:
+            jobs.checkpoint()
+            world.cluster_of(one.volume).snapshot(one.volume.image, one.snap)
+        if arguments["consistent"]:
+            _hold_moment(world, row, taken)
 
 
 def _hold_moment(world: World, row: models.GroupSnapshot, taken: Sequence[models.Snapshot]) -> None:
     """Have the members hold one moment: that of Ceph's group snapshot, which stays for those that do not yet."""
-    cluster = world.cluster(taken[0].volume.host)
+    cluster = world.cluster_of(taken[0].volume)
     images = [one.volume.image for one in taken]
     try:
         cluster.group_snapshot(row.snap, images)
@@ -183,7 +191,7 @@ def _others_are_taken(world: World, row: models.GroupSnapshot) -> bool:
 def _is_late(world: World, row: models.GroupSnapshot, one: models.Snapshot) -> bool:
     """Whether something was written between the ordinary snapshot and the moment, or the other way round."""
     jobs.checkpoint()
-    with world.cluster(one.volume.host).opened(one.volume.image, row.snap) as held:
+    with world.cluster_of(one.volume).opened(one.volume.image, row.snap) as held:
         return held.chunks(since=one.snap) != []
 
 
@@ -195,7 +203,7 @@ def delete(ctx: Context, row: models.GroupSnapshot) -> None:
     with ctx.world.db.write() as session:
         for one in (present := members(session, row.id)):
             services.refuse_frozen(session, one.volume.host)
-            volumes.lock(session, one.volume_id)
+            volumes.lock(session, one.volume_id, gone=True)
         ready = all(one.status in snapshots.DELETABLE and not one.busy for one in present)
         owner = None
         if ready:
@@ -226,9 +234,9 @@ def _delete(world: World, row: models.GroupSnapshot, _arguments: Mapping[str, An
     present = _undisturbed(world, row)
     for one in present:
         jobs.checkpoint()
-        world.cluster(one.volume.host).remove_snapshot(one.volume.image, one.snap)
+        world.cluster_of(one.volume).remove_snapshot(one.volume.image, one.snap)
     if present:
-        world.cluster(present[0].volume.host).remove_group_snapshot(row.snap, [one.volume.image for one in present])
+        world.cluster_of(present[0].volume).remove_group_snapshot(row.snap, [one.volume.image for one in present])
 
 
 @LIFECYCLE.settled

@@ -298,7 +298,8 @@ def _refuse_source(session: Session, group: models.Group) -> None:
 def _take(ctx: Context, session: Session, group: models.Group, volume: models.Volume) -> str:
     """Begin the end of a volume along with its group's; returns the lease. Raises InvalidGroup, InvalidVolume."""
     volumes.refuse_source(session, volume.id)
-    if session.scalar(select(models.Snapshot.id).where(models.Snapshot.volume_id == volume.id).limit(1)) is not None:
+    snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
+    if snapshots and not volumes.stay_behind(ctx, snapshots):
         raise errors.InvalidGroup(f"volume {volume.id} of group {group.id} still has snapshots")
     if (
         session.scalar(select(models.Attachment.id).where(models.Attachment.volume_id == volume.id).limit(1))
@@ -312,7 +313,7 @@ def _take(ctx: Context, session: Session, group: models.Group, volume: models.Vo
         ctx.settings.lease,
         ctx.request_id,
         volumes.AT_REST,
-        snaps=volumes.backup_snaps(session, [volume.id]),
+        **volumes.held(session, volume.id, [], stay=bool(snapshots)),
     )
     if owner is None:
         raise errors.InvalidGroup(f"volume {volume.id} of group {group.id} cannot be deleted in status {volume.status}")

@@ -7,7 +7,7 @@ is left alone, and what follows from the attachments becomes the status that it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -31,7 +31,7 @@ FOLLOWING = frozenset({"available", *SHOWN.values()})
 
 def strangers(world: World, volume: models.Volume) -> list[str]:
     """Addresses of the clients that have a volume's image open, without those of this service. Raises ImageNotFound."""
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     found = cluster.info(volume.image).watchers
     if found:
         found = sorted(set(found) - ours(world, volume.id))
@@ -45,6 +45,14 @@ def ours(world: World, volume_id: str) -> frozenset[str]:
     with world.db.read() as session:
         clients = session.scalar(select(models.Flatten.clients).where(models.Flatten.id == volume_id))
     return frozenset(clients or ())
+
+
+def servers(world: World, volume_ids: Sequence[str]) -> list[str]:
+    """The servers that we plugged some volumes into, each once."""
+    table = models.Attachment
+    plugged = table.volume_id.in_(volume_ids), table.managed, table.server_id.is_not(None)
+    with world.db.read() as session:
+        return [str(found) for found in session.scalars(select(table.server_id).where(*plugged).distinct())]
 
 
 def leave_off(world: World, volume_id: str) -> None:

@@ -2,7 +2,8 @@
 """Volumes of the service's own project, one for each image that was copied, from which further volumes are cloned.
 
 What a newcomer gets wrong: an entry must hold the image and nothing else. It is cloned from a snapshot that is taken
-while the new volume is still nobody's; once that one is available its owner may have written to it.
+while the new volume is still nobody's; once that one is available its owner may have written to it. An entry has a
+snapshot for good, since to take one for each clone would cost up to a second of the monitors.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def _of_image(query: Select[models.Volume], image_id: str, checksum: str | None)
     return query
 
 
-def find(world: World, session: Session, image_id: str, checksum: str | None) -> dict[str, str]:
-    """Pool → id of the entry for an image that can be cloned there."""
+def find(world: World, session: Session, image_id: str, checksum: str | None) -> dict[str, models.Volume]:
+    """Pool → the entry for an image that can be cloned there, into volumes that are as big as it."""
     found = {}
     for backend in world.backends.values():
         owner = _owner(world, backend.pool)
@@ -57,7 +58,7 @@ def find(world: World, session: Session, image_id: str, checksum: str | None) ->
             query = _of_image(_entries(owner[1], backend.pool), image_id, checksum)
             entry = session.scalars(query.where(models.Volume.status == "available").limit(1)).one_or_none()
             if entry is not None:
-                found[backend.pool] = entry.id
+                found[backend.pool] = entry
     return found
 
 
@@ -68,12 +69,18 @@ def use(world: World, volume: models.Volume, entry_id: str | None) -> int | None
     if entry is None or entry.deleted or entry.size > volume.size:
         return None
     try:
-        world.cluster(volume.host).copy(entry.image, volume.image, volume.size * GIB)
+        there = world.cluster_of(entry)
+        world.cluster_of(volume).clone(entry.image, _snap(entry), volume.image, volume.size * GIB, source=there)
     except errors.ImageNotFound:
         return None
     with world.db.write() as session:
         session.execute(update(models.Volume).where(models.Volume.id == entry.id).values(updated_at=models.utcnow()))
     return entry.clone_depth + 1
+
+
+def _snap(entry: models.Volume) -> str:
+    """The snapshot that an entry is cloned from; by its name it goes with the image, as one that a copy left."""
+    return f"{entry.image}.clone_snap"
 
 
 def keep(world: World, volume: models.Volume, metadata: Mapping[str, str], size: int) -> None:
@@ -91,7 +98,7 @@ def keep(world: World, volume: models.Volume, metadata: Mapping[str, str], size:
 
 
 def _keep(limits: ImageCache, ctx: Context, volume: models.Volume, metadata: Mapping[str, str], size: int) -> None:
-    world, cluster = ctx.world, ctx.world.cluster(volume.host)
+    world, cluster = ctx.world, ctx.world.cluster_of(volume)
     snap = f"image-cache-{volume.id}"
     cluster.snapshot(volume.image, snap)
     try:
@@ -102,6 +109,7 @@ def _keep(limits: ImageCache, ctx: Context, volume: models.Volume, metadata: Map
                 return
             entry = _new(ctx, volume, metadata, size)
             source = {"kind": "image_cache", "id": volume.id, "image": volume.image, "snap": snap}
+            source["namespace"] = volume.namespace
             lease = volumes.LIFECYCLE.start(entry, "create", ctx.settings.lease, ctx.request_id, source=source)
             session.add(entry)
         volumes.LIFECYCLE.run(world, entry.id, lease)
@@ -121,7 +129,7 @@ def _new(ctx: Context, volume: models.Volume, metadata: Mapping[str, str], size:
         host=volume.host,
         volume_type_id=volume.volume_type_id,
         bootable=True,
-        clone_depth=volume.clone_depth + 1,
+        clone_depth=0 if volume.namespace else volume.clone_depth + 1,
         image_metadata_rows=[models.ImageMetadata(key=key, value=value) for key, value in metadata.items()],
     )
 
@@ -146,10 +154,14 @@ def _origin(ctx: Context, session: Session, volume_id: str) -> Origin:
 
 
 def _fill(world: World, entry: models.Volume, arguments: Mapping[str, Any]) -> None:
-    cluster = world.cluster(entry.host)
-    cluster.clone(arguments["image"], arguments["snap"], entry.image, entry.size * GIB)
+    cluster = world.cluster_of(entry)
+    source = cluster.within(arguments.get("namespace", ""))
+    cluster.clone(arguments["image"], arguments["snap"], entry.image, entry.size * GIB, source=source)
     with cluster.opened(entry.image, write=True) as image:
         image.resize(entry.size * GIB)
+    if source.namespace != cluster.namespace:  # Others are to read it, but nothing of that project's.
+        cluster.make_whole(entry.image)
+    cluster.snapshot(entry.image, _snap(entry))
 
 
 volumes.SOURCES["image_cache"] = volumes.Source(_origin, _fill)

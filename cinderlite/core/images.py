@@ -151,24 +151,28 @@ def _is_plain(value: Any) -> bool:
 
 
 def _origin(ctx: Context, session: Session, found: Found) -> Origin:
-    cached = image_cache.find(ctx.world, session, found.image.id, found.image.fields.get("checksum"))
+    image = found.image
+    cached = image_cache.find(ctx.world, session, image.id, image.fields.get("checksum"))
+    # What is copied may turn out to be bigger than Glance knew.
+    fits = all(entry.size <= image.needs_gigabytes for entry in cached.values())
+    at_once = found.at_once or (fits and len(cached) == len(ctx.world.backends))
     return Origin(
-        size=found.image.needs_gigabytes,
+        size=image.needs_gigabytes,
         bootable=True,
-        image_metadata=_metadata(found.image),
-        volume_type_id=found.image.fields.get("cinder_img_volume_type"),
-        verb="create" if found.at_once or len(cached) == len(ctx.world.backends) else "download",
+        image_metadata=_metadata(image),
+        volume_type_id=image.fields.get("cinder_img_volume_type"),
+        verb="create" if at_once else "download",
         verb_to_encrypt="download",
         arguments={
-            "id": found.image.id,
+            "id": image.id,
             "parent": dataclasses.asdict(found.parent) if found.parent else None,
-            "cached": cached,
+            "cached": {pool: entry.id for pool, entry in cached.items()},
         },
     )
 
 
 def _fill(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     if volume.encrypted:  # What others have of the image is plain, and what this one gets is its own.
         cluster.create(volume.image, encryption.image_bytes(volume))
         _show_downloading(world, volume)
@@ -220,7 +224,7 @@ def _copy(world: World, volume: models.Volume, image_id: str) -> tuple[Image, in
             else:
                 file = stack.enter_context(images.converter.raw(image.id, image.disk_format, data, size))
                 pieces = formats.allocated(file)
-            end = _write(world.cluster(volume.host), volume.image, pieces, image, encryption.image_bytes(volume))
+            end = _write(world.cluster_of(volume), volume.image, pieces, image, encryption.image_bytes(volume))
     return image, end
 
 
@@ -277,7 +281,7 @@ def reimage(ctx: Context, volume: models.Volume, image_id: str, *, reserved: boo
     Raises InvalidVolume, Conflict when several servers have to do with it, and what `source` raises.
     """
     _refuse_encrypted(volume)
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     image = _seen(ctx, image_id)
     _refuse_unusable(service(ctx.world), image)
     if _root_snapshot(image) is not None:
@@ -305,7 +309,7 @@ def reimage(ctx: Context, volume: models.Volume, image_id: str, *, reserved: boo
 
 @volumes.LIFECYCLE.step("reimage")
 def _reimage(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     try:
         cluster.info(volume.image)
     except errors.ImageNotFound:  # Of a volume that failed before it had one.
@@ -356,7 +360,7 @@ def upload(
     """
     images = service(ctx.world)
     _refuse_encrypted(volume)
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     image_id = models.new_id()
     _refuse_conversion(images, image_id, disk_format)
     if container_format in _PACKED:
@@ -393,7 +397,7 @@ def _properties(volume: models.Volume) -> dict[str, str]:
 def _upload(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
     images, asker, image_id = service(world), arguments["request_id"], arguments["image_id"]
     try:
-        with _patience(images, arguments), _steady(world.cluster(volume.host), volume, image_id) as source:
+        with _patience(images, arguments), _steady(world.cluster_of(volume), volume, image_id) as source:
             _send(images, asker, image_id, arguments["disk_format"], source)
     except errors.Unavailable:
         raise

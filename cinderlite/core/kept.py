@@ -2,7 +2,8 @@
 """What is kept of a deleted volume for as long as it can be brought back.
 
 Its image is in the trash with its snapshots; the rows of those snapshots go with the deletion, so that nothing counts
-or shows them, and are written down in the volume's own row.
+or shows them, and are written down in the volume's own row. Where snapshots outlive it, its image keeps its name, and
+their rows stay.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def remember(session: Session, volume: models.Volume) -> None:
     """Write down in a volume that was just deleted what it was, with the snapshots that go with it."""
     table = models.Snapshot
     along = select(table).where(table.volume_id == volume.id, table.status == "deleting", table.busy == 0)
+    along = along.where(table.group_snapshot_id.is_(None))  # Others stay, or go with their group's snapshot.
     rows = session.scalars(along.options(selectinload(table.metadata_rows)))
     volume.kept = {
         **(volume.kept or {}),

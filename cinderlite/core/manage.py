@@ -17,13 +17,30 @@ from sqlalchemy.orm import Session
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, World
-from cinderlite.core import encryption, quotas, services, snapshots, types, volumes
+from cinderlite.core import encryption, limits, quotas, services, snapshots, types, volumes
 from cinderlite.db import models
 
-#: The only key of a reference: the name of the image or of the RBD snapshot.
+#: The only key of a reference: the name of the image, maybe with its namespace, or of the RBD snapshot.
 KEY = "source-name"
 #: With more names than this the whole table is read instead.
 MOST_IDS = 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Name:
+    """Of an image in a pool; one in a namespace is written NAMESPACE/IMAGE, as Ceph's commands do."""
+
+    namespace: str
+    image: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.image}" if self.namespace else self.image
+
+    @classmethod
+    def of(cls, text: str) -> _Name:
+        """The name in a reference."""
+        namespace, _, image = text.rpartition("/")
+        return cls(namespace, image)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,8 +97,9 @@ def volume(
     Raises InvalidInput when there is no such image, or it is a volume already, or somebody has it open; OverQuota,
     ServiceDisabled.
     """
-    name = source(reference)
-    image = _look(where.cluster, name)
+    place = _Name.of(source(reference))
+    name = str(place)
+    image = _look(where.cluster.within(place.namespace), place.image)
     if image.watchers:
         raise errors.InvalidInput(f"image {name} is open: {', '.join(image.watchers)}")
     size = _gib(image.size_bytes)
@@ -99,6 +117,7 @@ def volume(
             size=size,
             availability_zone=availability_zone or where.availability_zone,
             host=where.pool,
+            namespace=place.namespace,
             volume_type=kind,
             bootable=bootable,
             metadata_rows=[models.VolumeMetadata(key=key, value=value) for key, value in (metadata or {}).items()],
@@ -107,7 +126,7 @@ def volume(
             group=None,
             **names,
         )
-        owner = volumes.LIFECYCLE.start(made, "manage", ctx.settings.lease, ctx.request_id, image=name)
+        owner = volumes.LIFECYCLE.start(made, "manage", ctx.settings.lease, ctx.request_id, image=place.image)
         session.add(made)
     volumes.LIFECYCLE.run(ctx.world, made.id, owner)
     return made
@@ -122,25 +141,39 @@ def _look(cluster: Cluster, name: str) -> Any:
 
 @volumes.LIFECYCLE.step("manage")
 def _manage(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    where = world.backend(volume.host)
-    where.cluster.rename(arguments["image"], volume.image)
-    return {"clone_depth": where.cluster.depth(volume.image, where.max_clone_depth + 1)}
+    cluster, most = world.cluster_of(volume), world.backend(volume.host).max_clone_depth
+    cluster.rename(arguments["image"], volume.image)
+    with world.db.read() as session:
+        wanted = limits.of_image(session, volume)
+    cluster.limit(volume.image, wanted)
+    return {"clone_depth": cluster.depth(volume.image, most + 1)}
 
 
-def _owners(session: Session, names: Sequence[str], where: Backend) -> dict[str, str]:
-    """Which of these images are volumes: name → id. One that is just being taken over counts as well."""
+def _owners(session: Session, names: Sequence[str], where: Backend) -> dict[str, str | None]:
+    """Which of these images are volumes: name → id. One that is just being taken over counts as well.
+
+    The id is None for the image of a deleted volume, of which snapshots are left.
+    """
     table = models.Volume
-    ids = [name.removeprefix("volume-") for name in names]
+    ids = [_Name.of(name).image.removeprefix("volume-") for name in names]
     # Databases limit how many values a statement may carry.
     wanted = true() if len(ids) > MOST_IDS else or_(table.id.in_(ids), table.busy == 1)
+    there = or_(table.deleted.is_(False), volumes.LINGERS)
     rows = session.execute(
-        select(table.id, table.intent).where(table.deleted.is_(False), table.host == where.pool, wanted)
+        select(table.id, table.host, table.namespace, table.deleted, table.intent).where(
+            there, or_(table.host == where.pool, table.busy == 1), wanted
+        )
     )
-    owners = {}
-    for volume_id, intent in rows:
-        owners[f"volume-{volume_id}"] = volume_id
-        if intent and "image" in intent:
-            owners[intent["image"]] = volume_id
+    owners: dict[str, str | None] = {}
+    for volume_id, host, namespace, deleted, noted in rows:
+        intent = noted or {}
+        # One that moves has an image in both places.
+        places = [(host, namespace), (intent.get("host"), intent.get("namespace", ""))]
+        places.append((intent.get("source"), intent.get("source_namespace", "")))
+        for space in {space for pool, space in places if pool == where.pool}:
+            owners[str(_Name(space, f"volume-{volume_id}"))] = None if deleted else volume_id
+            if "image" in intent:
+                owners[str(_Name(space, intent["image"]))] = volume_id
     return {name: owners[name] for name in names if name in owners}
 
 
@@ -178,17 +211,27 @@ def _unmanage(_world: World, _volume: models.Volume, _arguments: Mapping[str, An
     """There is nothing to do in Ceph: that is the point."""
 
 
+def names(where: Backend) -> list[str]:
+    """The names of all images of a pool; those of its namespaces only if projects have such."""
+    places = [where.cluster]
+    if where.isolates:
+        places += [where.cluster.within(namespace) for namespace in where.cluster.namespaces()]
+    return [str(_Name(place.namespace, image)) for place in places for image in place.images("")]
+
+
 def volume_candidates(ctx: Context, where: Backend, names: Sequence[str]) -> list[Candidate]:
     """These images of a pool, with what speaks against taking each over."""
     with ctx.world.db.read() as session:
         owners = _owners(session, names, where)
     found = []
     for name in names:
+        place = _Name.of(name)
         try:
-            image = where.cluster.info(name)
+            image = where.cluster.within(place.namespace).info(place.image)
         except errors.ImageNotFound:
             continue  # It went while we looked.
-        reason = "already managed" if name in owners else "in use" if image.watchers else None
+        taken = "already managed" if owners.get(name) else "snapshots need it" if name in owners else None
+        reason = taken or ("in use" if image.watchers else None)
         found.append(Candidate(name, _gib(image.size_bytes), reason, owners.get(name)))
     return found
 
@@ -206,7 +249,7 @@ def snapshot(
 ) -> models.Snapshot:
     """Make a snapshot of an RBD snapshot that a volume's image has. Raises InvalidInput, OverQuota, ServiceDisabled."""
     name = source(reference)
-    there = {one.name: one.size_bytes for one in ctx.world.cluster(volume.host).snapshots(volume.image)}
+    there = {one.name: one.size_bytes for one in ctx.world.cluster_of(volume).snapshots(volume.image)}
     if name not in there:
         raise errors.InvalidInput(f"volume {volume.id} has no snapshot {name}")
     size = _gib(there[name] - encryption.header_bytes(volume))
@@ -244,14 +287,15 @@ def _manage_snapshot(world: World, snapshot: models.Snapshot, arguments: Mapping
     with world.db.read() as session:
         volume = session.get_one(models.Volume, snapshot.volume_id)
     snapshots.ask_guests(world, volume.id)
-    world.cluster(volume.host).rename_snapshot(volume.image, arguments["snap"], snapshot.snap)
+    world.cluster_of(volume).rename_snapshot(volume.image, arguments["snap"], snapshot.snap)
     return {"progress": "100%"}
 
 
 def let_go_snapshot(ctx: Context, snapshot: models.Snapshot) -> None:
-    """Forget a snapshot and leave it in Ceph. Raises InvalidSnapshot."""
+    """Forget a snapshot and leave it in Ceph. Raises InvalidSnapshot, also for one that outlived its volume."""
     with ctx.world.db.write() as session:
-        snapshots.refuse_source(session, snapshot)
+        if snapshots.refuse_source(session, snapshot).deleted:
+            raise errors.InvalidSnapshot(f"the volume of snapshot {snapshot.id} was deleted: nobody else could find it")
         owner = snapshots.LIFECYCLE.begin(
             session,
             snapshot.id,
@@ -286,13 +330,19 @@ def snapshot_candidates(ctx: Context, where: Backend) -> list[Candidate]:
     found = []
     for one in images:
         try:
-            there = where.cluster.snapshots(one.image)
+            there = ctx.world.cluster_of(one).snapshots(one.image)
         except errors.ImageNotFound:
             continue
         for snap in there:
             owner = owners.get((one.id, snap.name))
             reason = "already managed" if owner else "kept for its next backup" if snap.name in kept else None
             found.append(
-                Candidate(snap.name, _gib(snap.size_bytes - encryption.header_bytes(one)), reason, owner, one.image)
+                Candidate(
+                    snap.name,
+                    _gib(snap.size_bytes - encryption.header_bytes(one)),
+                    reason,
+                    owner,
+                    str(_Name(one.namespace, one.image)),
+                )
             )
     return sorted(found, key=lambda candidate: candidate.name)

@@ -42,6 +42,9 @@ ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
             "revert": ("001", "revert volume"),
             "migrate": ("001", "migrate volume"),
             "retype_and_move": ("001", "retype volume"),
+            "hand_over": ("001", "transfer volume"),
+            "mirror": ("001", "migrate volume"),
+            "retype_and_mirror": ("001", "retype volume"),
         },
     ),
     models.Attachment: (
@@ -50,6 +53,8 @@ ABOUT: dict[type[Any], tuple[str, dict[str, tuple[str, str]]]] = {
             "attach": ("002", "attach volume"),
             "undo": ("002", "attach volume"),
             "detach": ("004", "update attachment"),
+            "end": ("004", "update attachment"),
+            "force": ("004", "update attachment"),
         },
     ),
     models.Snapshot: (

@@ -28,6 +28,7 @@ KEPT: tuple[type[Any], ...] = (models.Transfer, models.Volume)
 LOOSE: tuple[Column[Any], ...] = (
     models.Base.metadata.tables["volumes"].c.source_volid,
     models.Base.metadata.tables["backups"].c.volume_id,
+    models.Base.metadata.tables["leftovers"].c.volume_id,
 )
 
 
@@ -56,7 +57,7 @@ def _removable(model: type[Any], before: datetime.datetime) -> Select[str]:
     if issubclass(model, models.Working):
         chosen = chosen.where(table.c.busy == 0)
     if model is models.Volume:
-        chosen = chosen.where(table.c.purge_at.is_(None))
+        chosen = chosen.where(table.c.purge_at.is_(None), table.c.status != "outlived")
     for column in _naming(model):
         other = column.table.alias()
         chosen = chosen.where(~exists().where(other.c[column.name] == table.c.id))

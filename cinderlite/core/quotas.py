@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Select, func, literal, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy import CompoundSelect, Select, bindparam, func, literal, select, union_all
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from cinderlite import errors
 from cinderlite.context import Context, Settings, World
@@ -36,27 +36,34 @@ def limits(world: World, project_id: str) -> dict[str, int]:
 
 
 def _limits(session: Session, settings: Settings, project_id: str) -> dict[str, int]:
-    table = models.Quota
-    own = select(literal(1), table.resource, table.limit).where(table.project_id == project_id)
-    return _over_defaults(session, settings, own)
+    return _over_defaults(session, settings, _OWN, project_id)
 
 
-def _over_defaults(session: Session, settings: Settings, own: Select[int, str, int]) -> dict[str, int]:
-    """The configured limits, over them those of the default class, over them `own`; in one statement."""
-    table = models.QuotaClass
-    default = select(literal(0), table.resource, table.limit).where(table.class_name == DEFAULT_CLASS)
+def _over_defaults(session: Session, settings: Settings, limits: CompoundSelect[Any], whose: str) -> dict[str, int]:
+    """The configured limits, over them those of the default class, over them somebody's own; in one statement."""
     merged = configured(settings)
-    for _rank, resource, limit in sorted(session.execute(union_all(default, own)).all()):
+    for _rank, resource, limit in sorted(session.execute(limits, {"whose": whose}).all()):
         merged[resource] = limit
     return merged
 
 
+def _with_defaults(
+    table: type[models.Quota | models.QuotaClass], whose: InstrumentedAttribute[str]
+) -> CompoundSelect[Any]:
+    default = select(literal(0), models.QuotaClass.resource, models.QuotaClass.limit)
+    own = select(literal(1), table.resource, table.limit).where(whose == bindparam("whose"))
+    return union_all(default.where(models.QuotaClass.class_name == DEFAULT_CLASS), own)
+
+
+# Every request that makes something asks these, so they are not put together anew each time.
+_OWN = _with_defaults(models.Quota, models.Quota.project_id)
+_OF_CLASS = _with_defaults(models.QuotaClass, models.QuotaClass.class_name)
+
+
 def of_class(world: World, class_name: str) -> dict[str, int]:
     """The limits of a class of projects: its own, else the default ones."""
-    table = models.QuotaClass
-    own = select(literal(1), table.resource, table.limit).where(table.class_name == class_name)
     with world.db.read() as session:
-        return _over_defaults(session, world.settings, own)
+        return _over_defaults(session, world.settings, _OF_CLASS, class_name)
 
 
 def of_type(name: str) -> list[str]:
@@ -74,7 +81,9 @@ def _usage(session: Session, project_id: str) -> dict[str, int]:
     """Counts and GiB of everything, summed from the rows."""
     backups, groups = models.Backup, models.Group
     count, gigabytes = session.execute(
-        select(func.count(), func.coalesce(func.sum(backups.size), 0)).where(backups.project_id == project_id)
+        select(func.count(), func.coalesce(func.sum(backups.size), 0)).where(
+            backups.project_id == project_id, backups.status != "deleted"
+        )
     ).one()
     held = session.scalar(select(func.count()).select_from(groups).where(groups.project_id == project_id))
     return _volume_usage(session, project_id) | {
@@ -85,24 +94,26 @@ def _usage(session: Session, project_id: str) -> dict[str, int]:
 def _volume_usage(session: Session, project_id: str) -> dict[str, int]:
     """Counts and GiB of volumes and snapshots, in all and by type where there are any, in one statement."""
     used = dict.fromkeys(("volumes", "snapshots", "gigabytes"), 0)
-    rows = union_all(
-        _by_type(models.Volume, "volumes", models.Volume.size, project_id).where(models.Volume.deleted.is_(False)),
-        _by_type(models.Snapshot, "snapshots", models.Snapshot.volume_size, project_id),
-    )
-    for resource, kind, count, gigabytes in session.execute(rows):
+    for resource, kind, count, gigabytes in session.execute(_USED, {"project": project_id}):
         for name, amount in ((resource, count), ("gigabytes", gigabytes)):
             used[name] += int(amount)
             used[f"{name}_{kind}"] = used.get(f"{name}_{kind}", 0) + int(amount)
     return used
 
 
-def _by_type(table: Any, resource: str, size: Any, project_id: str) -> Select[Any, Any, Any, Any]:
+def _by_type(table: Any, resource: str, size: Any) -> Select[Any, Any, Any, Any]:
     return (
         select(literal(resource), models.VolumeType.name, func.count(), func.coalesce(func.sum(size), 0))
         .join(models.VolumeType, models.VolumeType.id == table.volume_type_id)
-        .where(table.project_id == project_id, table.consumes_quota)
+        .where(table.project_id == bindparam("project"), table.consumes_quota)
         .group_by(models.VolumeType.name)
     )
+
+
+_USED = union_all(
+    _by_type(models.Volume, "volumes", models.Volume.size).where(models.Volume.deleted.is_(False)),
+    _by_type(models.Snapshot, "snapshots", models.Snapshot.volume_size),
+)
 
 
 def lock(session: Session, project_id: str) -> None:

@@ -8,7 +8,9 @@ steps that requests run. Any number of processes may do it at a time, a row is c
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from typing import Any
 
 from sqlalchemy import delete
@@ -16,11 +18,17 @@ from sqlalchemy import delete
 from cinderlite import errors
 from cinderlite.context import World
 from cinderlite.core import (
+    actions,
     attachments,
     backups,
+    cephx_users,
+    fencing,
     flattens,
+    freezes,
     group_snapshots,
     groups,
+    image_limits,
+    leftovers,
     pools,
     services,
     snapshots,
@@ -31,13 +39,20 @@ from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
 
+#: The least number of seconds between two looks at what is due.
+_SHORTEST_NAP = 0.2
+#: Seconds between two looks for cephx users that nothing explains.
+SWEEP_EVERY = 60.0
+
 #: Every lifecycle, in the order in which a pass looks at them.
 MACHINES = (
+    freezes.LIFECYCLE,
     volumes.LIFECYCLE,
     snapshots.LIFECYCLE,
     group_snapshots.LIFECYCLE,
     groups.LIFECYCLE,
     attachments.LIFECYCLE,
+    leftovers.LIFECYCLE,
     backups.LIFECYCLE,
     flattens.LIFECYCLE,
 )
@@ -45,6 +60,14 @@ MACHINES = (
 
 def once(world: World) -> int:
     """One pass; returns the number of rows that were worked on."""
+    worked = flattens.begin(world)  # First, since an image in the trash may wait for it.
+    worked += finish(world)
+    worked += undelete.purge_due(world) + len(attachments.reconcile(world))
+    return worked + len(image_limits.reconcile(world))
+
+
+def finish(world: World) -> int:
+    """Work on what has an intent, nobody at it, and its time come; how many rows that were."""
     worked = 0
     for machine in MACHINES:
         for row_id in machine.unfinished(world, world.settings.batch):
@@ -52,7 +75,15 @@ def once(world: World) -> int:
             if owner is not None:
                 machine.run(world, row_id, owner)
                 worked += 1
-    return worked + undelete.purge_due(world) + flattens.begin(world) + len(attachments.reconcile(world))
+    return worked
+
+
+def due_in(world: World, most: float) -> float:
+    """Seconds until something gets its next try, `most` at most. What is due already waits for something else."""
+    now = time.time()
+    with world.db.read() as session:
+        found = [due for machine in MACHINES if (due := machine.next_due(session, now)) is not None]
+    return max(min(found, default=now + most) - now, _SHORTEST_NAP)
 
 
 def hasten(world: World, model: type[Any] | None = None, row_id: str | None = None) -> int:
@@ -69,9 +100,10 @@ def hasten(world: World, model: type[Any] | None = None, row_id: str | None = No
 
 
 def forget(world: World) -> None:
-    """Remove what has served its time: user messages past their end."""
+    """Remove what has served its time: user messages past their end, and what was done to servers long ago."""
     with world.db.write() as session:
         session.execute(delete(models.Message).where(models.Message.expires_at < models.utcnow()))
+        actions.forget(session)
 
 
 class Reconciler(threading.Thread):
@@ -82,6 +114,7 @@ class Reconciler(threading.Thread):
         self.world = world
         self.interval = interval
         self._stop_asked = threading.Event()
+        self._sweep_at = -math.inf
 
     def run(self) -> None:
         """The thread's work; an error is logged and the next pass tries again."""
@@ -89,14 +122,37 @@ class Reconciler(threading.Thread):
             self.world.wake.clear()
             try:
                 services.beat(self.world)
+                fencing.tell_own(self.world)
                 once(self.world)
                 forget(self.world)
+                if time.monotonic() >= self._sweep_at:
+                    self._sweep_at = time.monotonic() + SWEEP_EVERY
+                    cephx_users.sweep(self.world)
                 pools.learn(self.world, pools.FRESH_FOR)
             except errors.Unavailable as error:
                 LOG.warning("reconcile: %s", error)
             except Exception:  # The loop must outlive a defect in one pass; the log has it all.
                 LOG.exception("reconcile: a pass failed")
-            self.world.wake.wait(self.interval)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Until the next pass, or until woken, only finish what becomes due: a guest lets a disk go at any time."""
+        end = time.monotonic() + self.interval
+        while (left := end - time.monotonic()) > 0:
+            try:
+                nap = min(due_in(self.world, self.interval), left)
+                if self.world.wake.wait(nap):
+                    return
+                if nap < left:
+                    finish(self.world)
+            except errors.Unavailable as error:
+                LOG.warning("reconcile: %s", error)
+                self.world.wake.wait(left)
+                return
+            except Exception:
+                LOG.exception("reconcile: what was due failed")
+                self.world.wake.wait(left)
+                return
 
     def stop(self, timeout: float) -> None:
         """Ask the thread to end and wait at most `timeout` seconds for it."""

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from cinderlite import errors
 from cinderlite.context import Context
 from cinderlite.guests import Flavor, Server
-
-#: Statuses in which a disk can be plugged in now. A server that is shut off has no QEMU to plug it into.
-ATTACHABLE = frozenset({"ACTIVE", "PAUSED"})
 
 
 def visible(ctx: Context, *, all_projects: bool = False) -> list[Server]:
@@ -16,6 +15,27 @@ def visible(ctx: Context, *, all_projects: bool = False) -> list[Server]:
     everything = ctx.is_admin and all_projects
     found = [server for server in ctx.world.guests.servers() if everything or server.project_id == ctx.project_id]
     return sorted(found, key=lambda server: (server.created, server.id), reverse=True)
+
+
+def of_project(ctx: Context, project_id: str) -> list[Server]:
+    """The servers of a project."""
+    return [server for server in ctx.world.guests.servers() if server.project_id == project_id]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Host:
+    """A machine with servers; its state is "up" or "down"."""
+
+    name: str
+    state: str
+
+
+def hosts(ctx: Context) -> list[Host]:
+    """The machines with servers, by name; down is one none of whose servers can be asked."""
+    states: dict[str, set[str]] = {}
+    for server in ctx.world.guests.servers():
+        states.setdefault(server.host, set()).add(server.status)
+    return [Host(name, "down" if states[name] == {"ERROR"} else "up") for name in sorted(states)]
 
 
 def get(ctx: Context, server_id: str) -> Server:
@@ -28,11 +48,38 @@ def owned(ctx: Context, server_id: str) -> Server:
     return _visible(ctx, server_id, fresh=False)
 
 
+def startable(ctx: Context, server_id: str) -> Server:
+    """The server for one who starts it: services see every one, too. Raises ServerNotFound."""
+    if ctx.is_service:
+        return ctx.world.guests.find(server_id, fresh=False).server
+    return owned(ctx, server_id)
+
+
 def _visible(ctx: Context, server_id: str, *, fresh: bool) -> Server:
     server = ctx.world.guests.find(server_id, fresh=fresh).server
     if server.project_id != ctx.project_id and not ctx.is_admin:
         raise errors.ServerNotFound(server_id)
     return server
+
+
+#: Nova's words for the state of a VM that is not what its status is called.
+VM_STATE = {"SHUTOFF": "stopped"}
+
+
+def vm_state(server: Server) -> str:
+    """The state of a server's VM as Nova calls it."""
+    return VM_STATE.get(server.status, server.status.lower())
+
+
+def room(ctx: Context, server: Server) -> dict[str, int]:
+    """How many more disks a server takes, by bus. Raises Conflict if it does not run, Unavailable."""
+    refused = errors.Conflict(f"Cannot 'get_diagnostics' instance {server.id} while it is {server.status.lower()}")
+    if server.status not in server.attachable:
+        raise refused
+    try:
+        return dict(ctx.world.guests.find(server.id, fresh=False).room())
+    except errors.GuestGone:
+        raise refused from None
 
 
 def flavors(ctx: Context) -> list[Flavor]:

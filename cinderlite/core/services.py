@@ -199,15 +199,17 @@ def usage(ctx: Context, host: str) -> dict[str, tuple[int, int, int, int]]:
     if VOLUME not in {row.binary for row in of_host(ctx, host)}:
         raise errors.HostNotFound(host)
     volumes, snapshots = models.Volume, models.Snapshot
-    here = volumes.deleted.is_(False), or_(volumes.host == host, volumes.host.startswith(f"{host}#", autoescape=True),
+    here = or_(volumes.host == host, volumes.host.startswith(f"{host}#", autoescape=True),
                                            volumes.host.startswith(f"{host}@", autoescape=True))  # fmt: skip
     by_volume = (
-        select(volumes.project_id, func.count(), func.sum(volumes.size)).where(*here).group_by(volumes.project_id)
+        select(volumes.project_id, func.count(), func.sum(volumes.size))
+        .where(volumes.deleted.is_(False), here)
+        .group_by(volumes.project_id)
     )
     by_snapshot = (
         select(snapshots.project_id, func.count(), func.sum(snapshots.volume_size))
         .join(volumes, volumes.id == snapshots.volume_id)
-        .where(*here)
+        .where(here)
         .group_by(snapshots.project_id)
     )
     with ctx.world.db.read() as session:

@@ -17,7 +17,18 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import copies, encryption, image_metadata, messages, quotas, services, states, volumes
+from cinderlite.core import (
+    copies,
+    encryption,
+    freezes,
+    holders,
+    image_metadata,
+    messages,
+    quotas,
+    services,
+    states,
+    volumes,
+)
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
@@ -71,14 +82,14 @@ def create(
 
     Raises InvalidVolume, OverQuota, CephUnavailable, InvalidInput on a frozen back end.
     """
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
         current = volumes.lock(session, volume.id)
         snapshot = new(ctx, session, current, in_use=in_use, name=name, description=description, metadata=metadata)
         owner = LIFECYCLE.start(snapshot, "create", ctx.settings.lease, ctx.request_id)
         session.add(snapshot)
-    LIFECYCLE.run(ctx.world, snapshot.id, owner)
+    LIFECYCLE.run(ctx.world, snapshot, owner)
     return snapshot
 
 
@@ -122,18 +133,14 @@ def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
 def _create(world: World, snapshot: models.Snapshot, _arguments: Mapping[str, Any]) -> dict[str, Any]:
     volume = _volume(world, snapshot)
     ask_guests(world, volume.id)
-    world.cluster(volume.host).snapshot(volume.image, snapshot.snap)
+    with freezes.frozen(world, [volume.id]):
+        world.cluster_of(volume).snapshot(volume.image, snapshot.snap)
     return {"progress": "100%"}
 
 
 def ask_guests(world: World, volume_id: str) -> None:
     """Have every guest that we plugged a volume into give a sign of life. Raises GuestUnreachable, GuestTimeout."""
-    with world.db.read() as session:
-        rows = session.scalars(
-            select(models.Attachment).where(models.Attachment.volume_id == volume_id, models.Attachment.managed)
-        )
-        servers = [row.server_id for row in rows if row.server_id is not None]
-    for server_id in servers:
+    for server_id in holders.servers(world, [volume_id]):
         try:
             world.guests.find(server_id, fresh=False).disks()
         except (errors.GuestGone, errors.ServerNotFound):
@@ -161,7 +168,7 @@ def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> N
     Raises InvalidSnapshot when its state does not allow it, or while a volume is being made from it, InvalidInput on a
     frozen back end.
     """
-    ctx.world.cluster(snapshot.volume.host).check()
+    ctx.world.cluster_of(snapshot.volume).check()
     with ctx.world.db.write() as session:
         services.refuse_frozen(session, snapshot.volume.host)
         refuse_source(session, snapshot)
@@ -179,20 +186,26 @@ def delete(ctx: Context, snapshot: models.Snapshot, *, force: bool = False) -> N
         get(ctx, snapshot.id)  # Gone meanwhile is a 404, not a wrong state.
         raise errors.InvalidSnapshot("Snapshot status must be available or error and must not be part of a group.")
     LIFECYCLE.run(ctx.world, snapshot.id, owner)
+    if snapshot.volume.deleted:
+        ctx.world.wake.set()  # It may have been the last one.
 
 
-def refuse_source(session: Session, snapshot: models.Snapshot) -> None:
-    """Raise InvalidSnapshot while a volume is being made from a snapshot, even if that was broken off."""
-    volumes.lock(session, snapshot.volume_id)
+def refuse_source(session: Session, snapshot: models.Snapshot) -> models.Volume:
+    """Raise InvalidSnapshot while a volume is being made from a snapshot, even if that was broken off.
+
+    Its volume, which may have been deleted, is locked.
+    """
+    volume = volumes.lock(session, snapshot.volume_id, gone=True)
     if session.scalar(select(models.Volume.id).where(volumes.BEING_MADE, models.Volume.snapshot_id == snapshot.id)):
         raise errors.InvalidSnapshot(f"a volume is being made from snapshot {snapshot.id}")
+    return volume
 
 
 @LIFECYCLE.step("delete")
 def _delete(world: World, snapshot: models.Snapshot, _arguments: Mapping[str, Any]) -> None:
     volume = _volume(world, snapshot)
     ask_guests(world, volume.id)
-    world.cluster(volume.host).remove_snapshot(volume.image, snapshot.snap)
+    world.cluster_of(volume).remove_snapshot(volume.image, snapshot.snap)
 
 
 @LIFECYCLE.settled
@@ -287,7 +300,8 @@ def _from_snapshot(ctx: Context, session: Session, snapshot_id: str) -> volumes.
         raise errors.InvalidSnapshot(
             f"Snapshot {snapshot_id} status must be available, but current status is: {snapshot.status}."
         )
-    query = select(models.Volume).where(models.Volume.id == snapshot.volume_id).options(*volumes.SHOWN)
+    needed = selectinload(models.Volume.image_metadata_rows)
+    query = select(models.Volume).where(models.Volume.id == snapshot.volume_id).options(needed)
     # The snapshot brought the row along, without what else is needed here.
     volume = session.scalars(query.execution_options(populate_existing=True)).one()
     if snapshot.group_snap is None:
@@ -302,12 +316,12 @@ def _fill_from_snapshot(world: World, volume: models.Volume, source: Mapping[str
         if snapshot is None:
             raise errors.SnapshotNotFound(source["id"])
         parent = session.get_one(models.Volume, snapshot.volume_id)
-    cluster, size = world.cluster(volume.host), encryption.image_bytes(volume)
+    cluster, there, size = world.cluster_of(volume), world.cluster_of(parent), encryption.image_bytes(volume)
     if snapshot.group_snap is None:
-        cluster.clone(parent.image, snapshot.snap, volume.image, size)
+        cluster.clone(parent.image, snapshot.snap, volume.image, size, source=there)
     else:
         cluster.create(volume.image, size)
-        copies.write_over(cluster, volume.image, parent.image, snapshot.group_snap)
+        copies.write_over(cluster, volume.image, there, parent.image, snapshot.group_snap)
 
 
 def _from_volume(ctx: Context, session: Session, volume_id: str) -> volumes.Origin:
@@ -317,13 +331,17 @@ def _from_volume(ctx: Context, session: Session, volume_id: str) -> volumes.Orig
         raise errors.InvalidVolume(
             f"Volume {volume_id} status must be available or in-use, but current status is: {volume.status}."
         )
-    return _like(volume, source_volid=volume_id)
+    made = _like(volume, source_volid=volume_id)
+    return dataclasses.replace(made, arguments={"namespace": volume.namespace})
 
 
 def _fill_from_volume(world: World, volume: models.Volume, source: Mapping[str, Any]) -> None:
     ask_guests(world, source["id"])
-    world.cluster(volume.host).copy(f"volume-{source['id']}", volume.image, encryption.image_bytes(volume))
+    cluster, size = world.cluster_of(volume), encryption.image_bytes(volume)
+    there = cluster.within(source.get("namespace", ""))
+    with freezes.frozen(world, [source["id"]]):
+        cluster.copy(f"volume-{source['id']}", volume.image, size, source=there)
 
 
-volumes.SOURCES["snapshot_id"] = volumes.Source(_from_snapshot, _fill_from_snapshot)
-volumes.SOURCES["source_volid"] = volumes.Source(_from_volume, _fill_from_volume)
+volumes.SOURCES["snapshot_id"] = volumes.Source(_from_snapshot, _fill_from_snapshot, seals=True)
+volumes.SOURCES["source_volid"] = volumes.Source(_from_volume, _fill_from_volume, seals=True)

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from cinderlite import errors, metrics
@@ -139,7 +139,9 @@ class Machine:
         )
         return owner if taken.rowcount == 1 else None  # type: ignore[attr-defined]
 
-    def interrupt(self, session: Session, row_id: str, verb: str, request_id: str, sources: frozenset[str]) -> bool:
+    def interrupt(
+        self, session: Session, row_id: str, verb: str, request_id: str, sources: frozenset[str], **arguments: Any
+    ) -> bool:
         """Let `verb` take over a row on which a job is at work; whether there was one.
 
         The job finds its lease lost and leaves off at its next checkpoint; `verb` is begun when it has, when its
@@ -154,7 +156,7 @@ class Machine:
                 previous_status=table.status,
                 updated_at=models.utcnow(),
                 lease_owner=_TOLD_TO_STOP + table.lease_owner,  # Null stays null: then nobody is at work.
-                **_intent(verb, request_id, {}),
+                **_intent(verb, request_id, arguments),
             )
             .execution_options(synchronize_session=False)
         )
@@ -168,19 +170,24 @@ class Machine:
             setattr(row, name, value)
         return owner
 
-    def run(self, world: World, row_id: str, owner: str) -> Outcome:
-        """Do what the row's intent names and settle it, if `owner` holds the row's lease; begin it if it is long."""
-        with world.db.read() as session:
-            row = session.get(self.model, row_id)
+    def run(self, world: World, begun: str | models.Working, owner: str) -> Outcome:
+        """Do what a row's intent names and settle it, if `owner` holds the row's lease; begin it if it is long.
+
+        `begun` is the row's id, or the row itself if it was just made by `start` and committed.
+        """
+        row: Any = begun
+        if isinstance(begun, str):
+            with world.db.read() as session:
+                row = session.get(self.model, begun)
         if row is None or row.intent is None or row.lease_owner != owner:
             return Outcome("done")
         if not self.moves[row.intent["verb"]].long:
             return self._work(world, row, owner)
         lease = world.settings.lease
         if not self._jobs(world).start(
-            lambda: self._job(world, row, owner), lambda: self._renew(world, row_id, owner, lease), lease
+            lambda: self._job(world, row, owner), lambda: self._renew(world, row.id, owner, lease), lease
         ):
-            self._release(world, row_id, owner)
+            self._release(world, row.id, owner)
         return Outcome("begun")
 
     def _jobs(self, world: World) -> Jobs:
@@ -206,7 +213,7 @@ class Machine:
             held = session.execute(
                 update(self.model)
                 .where(self.model.id == row_id, self.model.lease_owner == owner)
-                .values(lease_until=time.time() + lease)
+                .values(lease_until=time.time() + lease, **self._quietly())
                 .execution_options(synchronize_session=False)
             )
         return bool(held.rowcount == 1)  # type: ignore[attr-defined]
@@ -216,7 +223,7 @@ class Machine:
             session.execute(
                 update(self.model)
                 .where(self.model.id == row_id, self.model.lease_owner == owner)
-                .values(lease_owner=None, lease_until=0.0)
+                .values(lease_owner=None, lease_until=0.0, **self._quietly())
                 .execution_options(synchronize_session=False)
             )
 
@@ -251,6 +258,8 @@ class Machine:
         with world.db.write() as session:
             # Held: who gives the volume back meanwhile writes previous_status, which must not be read too early.
             current = session.get(self.model, row.id, with_for_update=True)
+            if current is not None and current.lease_owner == _TOLD_TO_STOP + owner:
+                current.lease_owner, current.lease_until = None, 0.0  # What took over may begin.
             if current is None or current.lease_owner != owner:
                 return Outcome("done")  # Somebody else took the work over and settled it.
             status = move.then if error is None else move.failure
@@ -274,6 +283,8 @@ class Machine:
     def _remove(self, session: Session, row: Any) -> None:
         if isinstance(row, models.Volume):  # Its purge is still to come, and snapshots may name it.
             row.status, row.deleted, row.deleted_at = "deleted", True, models.utcnow()
+        elif row.busy:  # What follows is still to come, and nobody sees that.
+            row.status = "deleted"
         else:
             session.delete(row)
 
@@ -289,8 +300,14 @@ class Machine:
             table = self.model
             session.execute(
                 update(table)
+                .where(table.id == row.id, table.lease_owner == _TOLD_TO_STOP + owner)
+                .values(lease_owner=None, lease_until=0.0, **self._quietly())
+                .execution_options(synchronize_session=False)
+            )
+            session.execute(
+                update(table)
                 .where(table.id == row.id, table.lease_owner == owner)
-                .values(intent=intent, reason=str(error), lease_owner=None, lease_until=later)
+                .values(intent=intent, reason=str(error), lease_owner=None, lease_until=later, **self._quietly())
                 .execution_options(synchronize_session=False)
             )
         return Outcome("postponed", error)
@@ -308,12 +325,22 @@ class Machine:
             ).all()
         return [id_ for id_, owner, until in rows if until < now or (owner is not None and owner_is_dead(owner))]
 
+    def next_due(self, session: Session, now: float) -> float | None:
+        """When, after now, the first of the rows that wait for another try has its turn."""
+        table = self.model
+        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until > now
+        due: float | None = session.scalar(select(func.min(table.lease_until)).where(*waiting))
+        return due
+
     def hasten(self, session: Session, row_id: str | None = None) -> int:
         """Make what waits for its next try due, all of it or one row; the number of rows with work left."""
         table = self.model
         waiting = table.busy == 1, table.lease_owner.is_(None), *([] if row_id is None else [table.id == row_id])
         done = session.execute(
-            update(table).where(*waiting).values(lease_until=0.0).execution_options(synchronize_session=False)
+            update(table)
+            .where(*waiting)
+            .values(lease_until=0.0, **self._quietly())
+            .execution_options(synchronize_session=False)
         )
         return int(done.rowcount)  # type: ignore[attr-defined]
 
@@ -329,7 +356,13 @@ class Machine:
             if row.lease_until >= now and not (row.lease_owner and owner_is_dead(row.lease_owner)):
                 return None
             row.lease_owner, row.lease_until = owner, now + lease
+            for name, value in self._quietly().items():
+                setattr(row, name, value)
         return owner
+
+    def _quietly(self) -> dict[str, Any]:
+        """Further columns for a change of who is at work: it is none to what there is to be known of the row."""
+        return {"unwritten": self.model.unwritten} if issubclass(self.model, models.Recorded) else {}
 
 
 def stop(session: Session, model: type[Any], row_id: str) -> bool:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transfers: a volume offered to whoever knows the key, with or without its snapshots.
 
-Nothing moves in Ceph: only rows change hands, each time in a single commit, so there is no step, no intent and nothing
-to reconcile. What a newcomer gets wrong: an offer is only good while the volume still belongs to the project that made
-it and awaits a transfer; a key from an earlier offer must never open a later one.
+Only rows change hands, each time in a single commit; the image is moved after that, and only if it is in the former
+owner's namespace (doc/decisions/0015). What a newcomer gets wrong: an offer is only good while the volume still belongs
+to the project that made it and awaits a transfer; a key from an earlier offer must never open a later one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Context
-from cinderlite.core import quotas, volumes
+from cinderlite.core import cephx_users, quotas, volumes
 from cinderlite.db import models
 
 AWAITING = "awaiting-transfer"
@@ -68,6 +68,8 @@ def create(
 
     Raises InvalidVolume or InvalidSnapshot when its state does not allow it.
     """
+    if volume.namespace:
+        _refuse_shared(ctx, volume)
     salt, key = secrets.token_hex(_BYTES), secrets.token_hex(_BYTES)
     with ctx.world.db.write() as session:
         current = volumes.lock(session, volume.id)
@@ -75,6 +77,8 @@ def create(
         volumes.refuse_source(session, current.id)  # What is written to it later is not the maker's to have.
         if not no_snapshots:
             _snapshots(session, current)
+        elif current.namespace:
+            _refuse_parting(session, current)
         volumes.end_transfers(session, current.id)
         transfer = models.Transfer(
             id=models.new_id(),
@@ -103,6 +107,19 @@ def _refuse_offer(volume: models.Volume, *, no_snapshots: bool, encrypted: bool)
         raise errors.InvalidVolume("transferring an encrypted volume without its snapshots is not supported")
 
 
+def _refuse_shared(ctx: Context, volume: models.Volume) -> None:
+    """Raise InvalidVolume for an image that others share: they stay, and would read it in another's namespace."""
+    ctx.world.cluster_of(volume).check()
+    if ctx.world.cluster_of(volume).portrait(volume.image).children:
+        raise errors.InvalidVolume("volumes that were made from it share its data; it can go when they are deleted")
+
+
+def _refuse_parting(session: Session, volume: models.Volume) -> None:
+    """Raise InvalidVolume for snapshots that are to stay with a project, when they must leave its namespace."""
+    if session.scalar(select(models.Snapshot.id).where(models.Snapshot.volume_id == volume.id).limit(1)) is not None:
+        raise errors.InvalidVolume("its snapshots are in its image and cannot stay when that goes to another namespace")
+
+
 def _snapshots(session: Session, volume: models.Volume) -> Sequence[models.Snapshot]:
     """What goes along of a volume's snapshots, held until the transaction ends. Raises InvalidSnapshot.
 
@@ -127,11 +144,18 @@ def _digest(salt: str, key: str) -> str:
 def accept(ctx: Context, transfer: models.Transfer, key: str) -> models.Transfer:
     """Make the offered volume the caller's.
 
+    One that is in the namespace of the project that offers it is moved after that, and available when it was.
+
     Raises InvalidAuthKey, OverQuota, InvalidVolume when the caller's project may not use its type or it is not offered
     any more, TransferNotFound when somebody was quicker.
     """
     if not hmac.compare_digest(transfer.digest, _digest(transfer.salt, key)):
         raise errors.InvalidAuthKey(transfer.id)
+    with ctx.world.db.read() as session:
+        offered_volume = session.get_one(models.Volume, transfer.volume_id)
+    if _moves_to(ctx, offered_volume) is not None:
+        _refuse_shared(ctx, offered_volume)
+        cephx_users.refuse_open_clones(ctx.world, offered_volume)
     with ctx.world.db.write() as session:
         quotas.lock(session, ctx.project_id)
         volume = volumes.lock(session, transfer.volume_id)
@@ -143,10 +167,32 @@ def accept(ctx: Context, transfer: models.Transfer, key: str) -> models.Transfer
         rows: list[models.Volume | models.Snapshot] = [volume, *along]
         for row in rows:
             row.project_id, row.user_id, row.updated_at = ctx.project_id, ctx.user_id, models.utcnow()
-        volume.status = "available"
+        owner = _begin_move(ctx, session, volume)
+        if owner is None:
+            volume.status = "available"
         current.destination_project_id, current.accepted = ctx.project_id, True
         volumes.end_transfers(session, volume.id)
+    if owner is not None:
+        volumes.LIFECYCLE.run(ctx.world, volume.id, owner)
     return current
+
+
+def _moves_to(ctx: Context, volume: models.Volume) -> str | None:
+    """The namespace that a volume's image must go to if it becomes the caller's; None if it can stay where it is."""
+    namespace = ctx.world.backend(volume.host).namespace_for(ctx.project_id)
+    return None if volume.namespace in ("", namespace) else namespace
+
+
+def _begin_move(ctx: Context, session: Session, volume: models.Volume) -> str | None:
+    """Begin to move the image to the caller's namespace; the lease, None if it can stay where it is."""
+    namespace = _moves_to(ctx, volume)
+    if namespace is None:
+        return None
+    volumes.refuse_source(session, volume.id)
+    session.flush()
+    return volumes.LIFECYCLE.begin(
+        session, volume.id, "hand_over", ctx.settings.lease, ctx.request_id, namespace=namespace
+    )
 
 
 def _admit(ctx: Context, session: Session, volume: models.Volume, along: Sequence[models.Snapshot]) -> None:

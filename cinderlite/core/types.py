@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
 from cinderlite.context import Context, World
+from cinderlite.core import tuning
 from cinderlite.db import models
 from cinderlite.db.session import refusing
 
@@ -174,9 +175,13 @@ def lock(session: Session, type_id: str) -> models.VolumeType:
 
 
 def is_in_use(session: Session, type_id: str) -> bool:
-    """Whether a volume, or a deleted one that can be brought back, has the type or is being given it. Under `lock`."""
+    """Whether a volume has the type or is being given it. Under `lock`.
+
+    So may a deleted one that can be brought back, or of which snapshots are left.
+    """
     table = models.Volume
-    there = or_(table.deleted.is_(False), table.purge_at.is_not(None))
+    outlived = exists().where(models.Snapshot.volume_id == table.id)
+    there = or_(table.deleted.is_(False), table.purge_at.is_not(None), outlived)
     holding = select(table.id).where(table.volume_type_id == type_id, there).limit(1)
     if session.scalar(holding) is not None:
         return True
@@ -187,7 +192,8 @@ def is_in_use(session: Session, type_id: str) -> bool:
 def create(
     ctx: Context, *, name: str, description: str | None = None, is_public: bool = True, extra_specs: Mapping[str, str]
 ) -> models.VolumeType:
-    """Create a type. Raises VolumeTypeExists."""
+    """Create a type. Raises VolumeTypeExists, InvalidInput for an extra spec of ours that means nothing."""
+    tuning.refuse_flawed(extra_specs)
     kind = models.VolumeType(
         id=models.new_id(),
         name=name,
@@ -256,8 +262,10 @@ def _refuse_default(ctx: Context, session: Session, kind: models.VolumeType) -> 
 def set_extra_specs(ctx: Context, kind: models.VolumeType, specs: Mapping[str, str]) -> dict[str, str]:
     """Add extra specs, or replace the values of those there are; answers what was given.
 
-    Raises BadRequest if a volume has the type, or if it would be both cacheable and for several servers.
+    Raises BadRequest if a volume has the type, or if it would be both cacheable and for several servers, InvalidInput
+    for one of ours that means nothing.
     """
+    tuning.refuse_flawed(specs)
     with ctx.world.db.write() as session:
         merged = {**extra_specs(lock_unused(session, kind.id)), **specs}
         if specs.keys() & {"cacheable", "multiattach"} and merged.get("cacheable") == merged.get("multiattach") == YES:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -43,7 +43,7 @@ def undelete(world: World, volume_id: str, *, force: bool = False) -> models.Vol
     if found is None:
         raise errors.VolumeNotFound(volume_id)
     if found.deleted:
-        world.cluster(found.host).check()
+        world.cluster_of(found).check()
         with world.db.write() as session:
             owner = _accept(session, world, found, force=force)
         if owner is not None:
@@ -78,7 +78,7 @@ def _accept(session: Session, world: World, volume: models.Volume, *, force: boo
 
 @volumes.LIFECYCLE.step("undelete")
 def _undelete(world: World, volume: models.Volume, _arguments: Mapping[str, Any]) -> dict[str, Any]:
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     remembered = volume.kept or {}
     cluster.restore(remembered["image_id"], volume.image)
     there = {one.name for one in cluster.snapshots(volume.image)}
@@ -95,9 +95,19 @@ def _undelete(world: World, volume: models.Volume, _arguments: Mapping[str, Any]
 
 
 def purge_due(world: World) -> int:
-    """Begin to remove for good what can no longer be brought back; how many volumes that were."""
+    """Begin to remove for good what can no longer be brought back and no snapshot needs; how many volumes that were."""
     table = models.Volume
-    due = *_can_come_back(), table.purge_at < time.time()
+    return _purge_some(world, *_can_come_back(), table.purge_at < time.time()) + _purge_some(
+        world, table.deleted.is_(True), table.status == "outlived", table.busy == 0, ~_HAS_SNAPSHOTS
+    )
+
+
+#: New ones are taken of no deleted volume, so what is true once stays.
+_HAS_SNAPSHOTS = exists().where(models.Snapshot.volume_id == models.Volume.id)
+
+
+def _purge_some(world: World, *due: ColumnElement[bool]) -> int:
+    table = models.Volume
     with world.db.read() as session:
         ids = session.scalars(select(table.id).where(*due).order_by(table.purge_at).limit(world.settings.batch)).all()
     return sum(_purge(world, volume_id, due) for volume_id in ids)
@@ -106,9 +116,11 @@ def purge_due(world: World) -> int:
 def _purge(world: World, volume_id: str, due: tuple[ColumnElement[bool], ...]) -> bool:
     with world.db.write() as session:
         row = session.get_one(models.Volume, volume_id, with_for_update=True)
-        remembered = row.kept or {}
-        gone = {"image_id": remembered.get("image_id"), "snaps": remembered.get("snaps")}
-        owner = volumes.LIFECYCLE.begin(session, volume_id, "purge", world.settings.lease, "purge", *due, **gone)
+        remembered, table = row.kept or {}, models.Snapshot
+        gone = {name: remembered.get(name) for name in ("image_id", "snaps", "named")}
+        outlived = session.scalar(select(table.id).where(table.volume_id == volume_id).limit(1)) is not None
+        verb = "hollow" if outlived else "purge"
+        owner = volumes.LIFECYCLE.begin(session, volume_id, verb, world.settings.lease, "purge", *due, **gone)
         if owner is None:
             return False
         row.purge_at, row.kept = None, None

@@ -12,6 +12,7 @@ What a newcomer gets wrong: the chain's head, outside of its snapshots, is only 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster, OpenImage
 from cinderlite.ceph.data import CHUNK_BYTES
+from cinderlite.core.progress import Progress as Shown
+from cinderlite.core.progress import silent
 
 _HEAD = "cinderlite_head"
 _ENTRY = struct.Struct("<Q16s")
@@ -164,11 +167,14 @@ def _checked(original: OpenImage, number: int, index: Mapping[int, bytes], backu
     return data
 
 
-def verify(vault: Cluster, chain: str, backup_id: str) -> int:
+def verify(vault: Cluster, chain: str, backup_id: str, progress: Shown = silent) -> int:
     """Compare every piece of a backup with its digest and return how many there are. Raises BackupDamaged."""
     index = _load(vault, backup_id)
     with vault.opened(chain, snap_of(backup_id)) as original:
-        for number in sorted({*index, *(original.chunks() or ())}):
+        pieces = sorted({*index, *(original.chunks() or ())})
+        for done, number in enumerate(pieces):
+            progress(f"pieces of {backup_id}", done, len(pieces))
+            jobs.checkpoint()
             if number in index:
                 _checked(original, number, index, backup_id)
             elif any(original.read(number * CHUNK_BYTES, CHUNK_BYTES)):
@@ -176,11 +182,18 @@ def verify(vault: Cluster, chain: str, backup_id: str) -> int:
     return len(index)
 
 
-def remove(vault: Cluster, chain: str, backup_id: str, *, last: bool) -> None:
-    """Remove a backup, and with the last one its chain; no trace of it is fine. Raises CephUnavailable."""
+def remove(vault: Cluster, chain: str, backup_id: str) -> None:
+    """Remove a backup; no trace of it is fine."""
     vault.remove_snapshot(chain, snap_of(backup_id))
     vault.drop_object(_object_of(backup_id))
-    if last:
-        image_id = vault.trash(chain)
-        if image_id is not None and not vault.purge(image_id):
-            raise errors.CephUnavailable(f"chain {chain} cannot be removed from the trash yet")
+
+
+def remove_chain(vault: Cluster, chain: str) -> str | None:
+    """Put a chain without known backups into the trash, or find it there; its id for `purge`, None if there is none.
+
+    One with further backups stays: their records may be all that somebody has left of a lost database.
+    """
+    with contextlib.suppress(errors.ImageNotFound):
+        if vault.snapshots(chain):
+            return None
+    return vault.trash(chain)

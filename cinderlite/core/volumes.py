@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,10 +17,12 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
 from cinderlite.core import (
+    actions,
     copies,
     encryption,
     holders,
     kept,
+    limits,
     messages,
     placement,
     pools,
@@ -31,6 +34,8 @@ from cinderlite.core import (
 )
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
+
+LOG = logging.getLogger(__name__)
 
 GIB = encryption.GIB
 #: Values of migration_status of a volume that is not on its way.
@@ -51,15 +56,27 @@ LIFECYCLE = states.Machine(
     Move("retype", frozenset({"available", "in-use"}), "retyping", RETURN, RETURN),
     Move("retype_and_move", frozenset({"available"}), "retyping", RETURN, RETURN, long=True),
     Move("migrate", frozenset({"available"}), "maintenance", RETURN,  RETURN, long=True),
+    Move("hand_over", frozenset({"awaiting-transfer"}), "maintenance", "available", "error", long=True),
+    Move("mirror", frozenset({"in-use"}),     "maintenance", RETURN,  RETURN, long=True),
+    Move("retype_and_mirror", frozenset({"in-use"}), "retyping", RETURN, RETURN, long=True),
     Move("upload", frozenset({"available"}),  "uploading", RETURN,      RETURN, long=True),
     Move("reimage", frozenset({"available", "error"}), "downloading", RETURN, "error", long=True),
     Move("delete", DELETABLE,                 "deleting",  GONE,        "error_deleting", refused=(errors.ImageBusy,)),
     Move("undelete", frozenset({"deleted"}),  "creating",  "available", RETURN),
-    Move("purge",  frozenset({"deleted"}),    "deleted",   GONE,        RETURN, patience=60.0),
+    Move("hollow", frozenset({"deleted"}),    "deleted",   "outlived",  "outlived", patience=60.0),
+    Move("purge",  frozenset({"deleted", "outlived"}), "deleted", GONE, RETURN, patience=60.0),
 )  # fmt: skip
 
+#: Verbs that take a volume to another pool.
+_MOVES = frozenset({"migrate", "retype_and_move", "mirror", "retype_and_mirror"})
 #: Whether a volume is not on its way to another pool.
 AT_REST = or_(models.Volume.migration_status.is_(None), models.Volume.migration_status.in_(_AT_REST))
+
+#: Whether a deleted volume still has an image under its name, or may have it.
+LINGERS = sqlalchemy.and_(
+    models.Volume.deleted.is_(True),
+    or_(models.Volume.status == "outlived", models.Volume.busy == 1, models.Volume.purge_at.is_not(None)),
+)
 
 #: A volume whose image is being made.
 BEING_MADE = sqlalchemy.and_(
@@ -76,9 +93,11 @@ SHOWN = (
 )
 
 
-def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Volume]:
-    """The volumes that the caller may see; an administrator asks for all projects explicitly."""
-    query = select(models.Volume).where(models.Volume.deleted.is_(False))
+def visible(ctx: Context, *, all_projects: bool = False, gone: bool = False) -> Select[models.Volume]:
+    """The volumes that the caller may see, with `gone` deleted ones too; an administrator asks for all projects."""
+    query = select(models.Volume)
+    if not gone:
+        query = query.where(models.Volume.deleted.is_(False))
     if not (ctx.is_admin and all_projects):
         query = query.where(models.Volume.project_id == ctx.project_id)
     return query
@@ -90,10 +109,16 @@ def get(ctx: Context, volume_id: str) -> models.Volume:
         return find(ctx, session, volume_id)
 
 
-def find(ctx: Context, session: Session, volume_id: str) -> models.Volume:
-    """The same in a transaction."""
-    query = visible(ctx, all_projects=True).where(models.Volume.id == volume_id).options(*SHOWN)
-    found = session.scalars(query).one_or_none()
+def bare(ctx: Context, volume_id: str, *, gone: bool = False) -> models.Volume:
+    """The same with its own columns only: four statements less, for what works on a volume and does not show it."""
+    with ctx.world.db.read() as session:
+        return find(ctx, session, volume_id, shown=False, gone=gone)
+
+
+def find(ctx: Context, session: Session, volume_id: str, *, shown: bool = True, gone: bool = False) -> models.Volume:
+    """The same in a transaction; with `gone` also one that was deleted, of which snapshots may be left."""
+    query = visible(ctx, all_projects=True, gone=gone).where(models.Volume.id == volume_id)
+    found = session.scalars(query.options(*SHOWN) if shown else query).one_or_none()
     if found is None:
         raise errors.VolumeNotFound(volume_id)
     return found
@@ -130,6 +155,8 @@ class Source:
 
     origin: Callable[[Context, Session, Any], Origin]
     fill: Callable[[World, models.Volume, Mapping[str, Any]], Mapping[str, Any] | None]
+    #: Whether an encrypted volume that is made from it gets a secret of its own.
+    seals: bool = False
 
 
 #: Back ends that do not answer, by name, with what they say.
@@ -171,7 +198,7 @@ def create(
         volume, owner = begin(
             ctx, session, wanted, dead=dead, name=name, description=description, metadata=metadata, **columns
         )
-    LIFECYCLE.run(ctx.world, volume.id, owner)
+    LIFECYCLE.run(ctx.world, volume, owner)
     return volume
 
 
@@ -195,6 +222,7 @@ def begin(
         size=plan.size,
         availability_zone=plan.zone,
         host=plan.backend.pool,
+        namespace=plan.backend.namespace_for(ctx.project_id),
         volume_type=plan.kind,
         multiattach=types.is_multiattach(plan.kind),
         bootable=origin.bootable,
@@ -219,7 +247,7 @@ def begin(
 
 def _dead(ctx: Context, wanted: Wanted) -> Dead:
     """The back ends that would be chosen but do not answer, with what they say. Raises that if there is no other."""
-    if len(ctx.world.backends) == 1 and wanted.source is None:
+    if len(ctx.world.backends) == 1:
         next(iter(ctx.world.backends.values())).cluster.check()
         return {}
     dead: Dead = {}
@@ -336,15 +364,29 @@ def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
     if "unplaced" in arguments:
         raise errors.NoBackend(arguments["unplaced"])
     source, encrypted = arguments.get("source"), arguments.get("encryption")
+    own = source is not None and SOURCES[source["kind"]].seals
     if encrypted is not None:
-        encryption.give_key(world, volume, encrypted["like"])
+        encryption.give_key(world, volume, None if own else encrypted["like"])
+    more = None
     if source is not None:
-        return SOURCES[source["kind"]].fill(world, volume, source)
-    world.cluster(volume.host).create(volume.image, encryption.image_bytes(volume))
+        more = SOURCES[source["kind"]].fill(world, volume, source)
+        if encrypted is not None and own:
+            encryption.seal(world, volume, encrypted["like"])
+    else:
+        _create_empty(world, volume)
+    # Last: they would slow down our own writing, too.
+    with world.db.read() as session:
+        wanted = limits.of_image(session, volume)
+    if wanted:
+        world.cluster_of(volume).limit(volume.image, wanted)
+    return more
+
+
+def _create_empty(world: World, volume: models.Volume) -> None:
+    world.cluster_of(volume).create(volume.image, encryption.image_bytes(volume))
     header = encryption.header(world, volume)
     if header is not None:
-        world.cluster(volume.host).write_head(volume.image, header[0])
-    return None
+        world.cluster_of(volume).write_head(volume.image, header[0])
 
 
 def update(ctx: Context, volume: models.Volume, **changes: Any) -> models.Volume:
@@ -363,12 +405,15 @@ def update(ctx: Context, volume: models.Volume, **changes: Any) -> models.Volume
     return current
 
 
-def lock(session: Session, volume_id: str) -> models.Volume:
+def lock(session: Session, volume_id: str, *, gone: bool = False) -> models.Volume:
     """The volume's row, which nobody else changes before this transaction ends. Raises VolumeNotFound.
 
     Whoever makes something that a volume must not be deleted under (a snapshot) locks it first, and so does a delete.
+    With `gone` it may have been deleted already.
     """
-    query = select(models.Volume).where(models.Volume.id == volume_id, models.Volume.deleted.is_(False))
+    query = select(models.Volume).where(models.Volume.id == volume_id)
+    if not gone:
+        query = query.where(models.Volume.deleted.is_(False))
     found = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
     if found is None:
         raise errors.VolumeNotFound(volume_id)
@@ -399,11 +444,12 @@ def refuse_source(session: Session, volume_id: str) -> None:
 def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force: bool = False) -> None:
     """Delete a volume: its image goes to the trash now and is removed from there in the background.
 
-    With `cascade` its snapshots go too, with `force` its status does not matter. Raises InvalidVolume when its state
-    does not allow it, while a volume is being made from it, or when a client that is not ours has the image open,
-    InvalidInput on a frozen back end.
+    With `cascade` its snapshots go too, with `force` its status does not matter; where snapshots outlive volumes they
+    stay without `cascade`, with what of the image they need. Raises InvalidVolume when its state does not allow it,
+    while a volume is being made from it, or when a client that is not ours has the image open, InvalidInput on a frozen
+    back end.
     """
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     attached = exists().where(models.Attachment.volume_id == models.Volume.id)
     owner = None
     with ctx.world.db.write() as session:
@@ -411,7 +457,8 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
         services.refuse_frozen(session, current.host)
         refuse_source(session, current.id)
         snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
-        if all(_goes_along(ctx, snapshot, current) for snapshot in snapshots) and (cascade or not snapshots):
+        stay = not cascade and stay_behind(ctx, snapshots)
+        if stay or (all(_goes_along(ctx, snapshot, current) for snapshot in snapshots) and (cascade or not snapshots)):
             owner = LIFECYCLE.begin(
                 session,
                 volume.id,
@@ -422,9 +469,9 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
                 ~attached,
                 models.Volume.group_id.is_(None),
                 sources=frozenset({current.status}) if force else None,
-                snaps=[*(snapshot.snap for snapshot in snapshots), *backup_snaps(session, [volume.id])],
+                **held(session, volume.id, snapshots, stay=stay),
             )
-        if owner is not None:
+        if owner is not None and not stay:
             for snapshot in snapshots:
                 snapshot.previous_status, snapshot.status = snapshot.status, "deleting"
     if owner is None:
@@ -437,6 +484,42 @@ def delete(ctx: Context, volume: models.Volume, *, cascade: bool = False, force:
     outcome = LIFECYCLE.run(ctx.world, volume.id, owner)
     if isinstance(outcome.error, errors.ImageBusy):
         raise errors.InvalidVolume(outcome.error.message)
+
+
+def delete_with_server(session: Session, volume_id: str, request_id: str) -> None:
+    """Have a volume deleted that was to go with its server, in the transaction that takes it from that one.
+
+    Whoever reconciles does it. Raises InvalidVolume if it is still held, or has snapshots, or cannot be deleted now for
+    another reason, InvalidInput on a frozen back end.
+    """
+    volume = lock(session, volume_id)
+    services.refuse_frozen(session, volume.host)
+    refuse_source(session, volume_id)
+    unused = (
+        ~exists().where(models.Attachment.volume_id == models.Volume.id),
+        ~exists().where(models.Snapshot.volume_id == models.Volume.id),
+        models.Volume.group_id.is_(None),
+    )
+    details = held(session, volume_id, (), stay=False)
+    if LIFECYCLE.begin(session, volume_id, "delete", 0.0, request_id, AT_REST, *unused, **details) is None:
+        raise errors.InvalidVolume(
+            f"volume {volume_id} is used elsewhere, has snapshots, or is in status {volume.status}"
+        )
+
+
+def stay_behind(ctx: Context, snapshots: Sequence[models.Snapshot]) -> bool:
+    """Whether all the snapshots of a volume can be left when it is deleted: there are some, at rest, and it may be."""
+    at_rest = ("available", "error", "error_deleting")
+    allowed = ctx.settings.snapshots_outlive and bool(snapshots)
+    return allowed and all(not snapshot.busy and snapshot.status in at_rest for snapshot in snapshots)
+
+
+def held(session: Session, volume_id: str, snapshots: Sequence[models.Snapshot], *, stay: bool) -> dict[str, Any]:
+    """What the intent of a deletion says of the snapshots in Ceph that go with it, and whether others stay."""
+    of_backups = backup_snaps(session, [volume_id])
+    if stay:
+        return {"snaps": of_backups, "outlived": True}
+    return {"snaps": [*(snapshot.snap for snapshot in snapshots), *of_backups]}
 
 
 def _goes_along(ctx: Context, snapshot: models.Snapshot, volume: models.Volume) -> bool:
@@ -463,26 +546,65 @@ def backup_snaps(session: Session, volume_ids: Sequence[str]) -> list[str]:
 
 @LIFECYCLE.step("delete")
 def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    keep = int(world.settings.retention)
-    image_id = world.cluster(volume.host).trash(volume.image, holders.ours(world, volume.id), keep_seconds=keep)
+    keep, outlived = int(world.settings.retention), bool(arguments.get("outlived"))
+    image_id = _unused(world, volume) if outlived else _to_trash(world, volume, keep)
     if image_id is None:
         encryption.forget_key(world, volume)
         return {}
     if keep:
-        return {"purge_at": time.time() + keep, "kept": {"image_id": image_id, "snaps": arguments.get("snaps", [])}}
-    return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}
+        remembered = {"image_id": image_id, "snaps": arguments.get("snaps", []), "named": outlived}
+        return {"purge_at": time.time() + keep, "kept": remembered}
+    return {"followed_by": {**arguments, "verb": "hollow" if outlived else "purge", "image_id": image_id}}
+
+
+def _to_trash(world: World, volume: models.Volume, keep: int = 0) -> str | None:
+    return world.cluster_of(volume).trash(volume.image, holders.ours(world, volume.id), keep_seconds=keep)
+
+
+def _unused(world: World, volume: models.Volume) -> str | None:
+    """The id of an image that is to stay where it is, None if it is not there. Raises ImageBusy if somebody has it.
+
+    librbd clones from no image in the trash, so one whose snapshots stay keeps its name, which no other ever has.
+    """
+    try:
+        image_id = world.cluster_of(volume).info(volume.image).id
+        others = holders.strangers(world, volume)
+    except errors.ImageNotFound:
+        return None
+    if others:
+        raise errors.ImageBusy(volume.image, ", ".join(others))
+    return image_id
+
+
+@LIFECYCLE.step("hollow")
+def _hollow(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give back what the image of a deleted volume has beyond its snapshots; not for a volume that may come back."""
+    cluster = world.cluster_of(volume)
+    try:
+        for snap in arguments["snaps"]:
+            cluster.remove_snapshot(volume.image, snap)
+        with cluster.opened(volume.image, write=True) as image:
+            image.resize(0)
+    except errors.ImageNotFound:
+        LOG.warning("%s, of which snapshots are left, is not there any more", volume.image)
+    except errors.CephError as error:
+        raise errors.CephUnavailable(error.message) from error
+    return {"kept": {"image_id": arguments["image_id"], "named": True}}
 
 
 @LIFECYCLE.step("purge")
 def _purge(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
     encryption.forget_key(world, volume)  # First: what is left of the image for as long as clones need it is noise.
+    image_id = arguments["image_id"]
     try:
-        gone = world.cluster(volume.host).purge(arguments["image_id"], arguments.get("snaps", ()))
+        if arguments.get("named"):
+            image_id = _to_trash(world, volume)
+        gone = image_id is None or world.cluster_of(volume).purge(image_id, arguments.get("snaps") or ())
     except errors.CephError as error:
         # Whatever it is (a clone that needs it, a dead client's watch): nobody else will ever remove this image.
         raise errors.CephUnavailable(error.message) from error
     if not gone:
-        raise errors.CephUnavailable(f"image {arguments['image_id']} cannot be removed from the trash yet")
+        raise errors.CephUnavailable(f"image {image_id} cannot be removed from the trash yet")
 
 
 @LIFECYCLE.settled
@@ -499,7 +621,9 @@ def _settled(
             request_id=intent["request_id"],
             detail=messages.UNKNOWN_ERROR if placed else messages.NO_BACKEND,
         )
-    if intent["verb"] in ("migrate", "retype_and_move") and error is not None:
+    if intent["verb"] == "extend":
+        actions.end(session, intent["request_id"], error.message if error else None)
+    if intent["verb"] in _MOVES and error is not None:
         volume.migration_status = "error"
     if intent["verb"] == "undelete":
         volume.deleted = error is not None
@@ -519,8 +643,10 @@ def _settled(
 
 def _settle_snapshots(session: Session, volume_id: str, *, gone: bool) -> None:
     """What a verb of the volume had taken along of its snapshots goes with it, or is again what it was."""
-    taken = models.Snapshot.volume_id == volume_id, models.Snapshot.status.in_(("deleting", "restoring"))
-    for snapshot in session.scalars(select(models.Snapshot).where(*taken, models.Snapshot.busy == 0)):
+    table = models.Snapshot
+    # One of a group's snapshot that is `deleting` goes with that.
+    taken = or_(table.status == "restoring", (table.status == "deleting") & table.group_snapshot_id.is_(None))
+    for snapshot in session.scalars(select(table).where(table.volume_id == volume_id, taken, table.busy == 0)):
         if gone:
             session.delete(snapshot)
         else:
@@ -535,7 +661,7 @@ def extend(ctx: Context, volume: models.Volume, size: int, *, in_use: bool) -> N
 
     Raises InvalidVolume, InvalidInput, OverQuota.
     """
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     sources = frozenset({"available", "in-use"} if in_use else {"available"})
     with ctx.world.db.write() as session:
         quotas.lock(session, volume.project_id)
@@ -554,24 +680,32 @@ def extend(ctx: Context, volume: models.Volume, size: int, *, in_use: bool) -> N
         owner = LIFECYCLE.begin(
             session, volume.id, "extend", ctx.settings.lease, ctx.request_id, sources=sources, size=size
         )
+        actions.begin(session, ctx, actions.EXTEND, session.execute(_plugged_into(volume.id)))
     if owner is not None:
         LIFECYCLE.run(ctx.world, volume.id, owner)
+        ctx.world.wake.set()  # For the limits that depend on the size.
+
+
+def _plugged_into(volume_id: str) -> Select[Any, Any]:
+    """The servers, with their hosts, that have the volume from us."""
+    table = models.Attachment
+    here = table.volume_id == volume_id, table.managed, table.status == "attached", table.server_id.is_not(None)
+    return select(table.server_id, table.host).where(*here)
 
 
 @LIFECYCLE.step("extend")
 def _extend(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     size = arguments["size"] * GIB
-    world.cluster(volume.host).grow(volume.image, encryption.image_bytes(volume, arguments["size"]))
+    world.cluster_of(volume).grow(volume.image, encryption.image_bytes(volume, arguments["size"]))
     with world.db.read() as session:
-        held = select(models.Attachment.server_id).where(
-            models.Attachment.volume_id == volume.id, models.Attachment.managed, models.Attachment.status == "attached"
-        )
-        servers = [server_id for server_id in session.scalars(held) if server_id is not None]
+        servers = list(session.scalars(_plugged_into(volume.id)))
     for server_id in servers:
         # A guest that is gone sees the new size when it starts again.
         with contextlib.suppress(errors.GuestGone, errors.ServerNotFound):
             world.guests.find(server_id, fresh=False).resize(volume.id, size)
-    return {"size": arguments["size"]}
+    with world.db.read() as session:
+        limited = bool(limits.of_image(session, volume))
+    return {"size": arguments["size"], **(limits.due() if limited else {})}
 
 
 def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
@@ -579,7 +713,7 @@ def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
 
     Raises InvalidSnapshot (not the newest, another size), Conflict when one of the two is not available.
     """
-    ctx.world.cluster(volume.host).check()
+    ctx.world.cluster_of(volume).check()
     owner = None
     with ctx.world.db.write() as session:
         current = lock(session, volume.id)
@@ -613,9 +747,9 @@ def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:
 
 @LIFECYCLE.step("revert")
 def _revert(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> None:
-    cluster = world.cluster(volume.host)
+    cluster = world.cluster_of(volume)
     if arguments.get("copy"):
-        copies.write_over(cluster, volume.image, volume.image, arguments["snap"])
+        copies.write_over(cluster, volume.image, cluster, volume.image, arguments["snap"])
     else:
         holders.leave_off(world, volume.id)  # librbd refuses it while another client can take the lock.
         cluster.roll_back(volume.image, arguments["snap"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,9 @@ class Database:
             event.listen(self.engine, "connect", _sqlite_connected)
             event.listen(self.engine, "begin", _sqlite_begin)
         self._writer = self.engine.execution_options(cinderlite_write=True)
+        self._timeout = timeout
+        #: SQLite has one writer at a time, and who finds it taken sleeps, longer each time: here they queue instead.
+        self._turn = threading.Lock() if self.sqlite else None
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -72,8 +76,25 @@ class Database:
 
         On SQLite the write lock is taken at the start, so that what the block reads cannot change under it.
         """
-        with _translated(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with (
+            _translated(),
+            self._my_turn(),
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
+
+    @contextlib.contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._timeout):
+            raise errors.DatabaseUnavailable
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def ping(self) -> None:
         """Ask the database anything. Raises DatabaseUnavailable."""

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What files tell of the VMs: which sockets there are, and the owner file beside each. QEMU is not asked here.
 
-`NAME.sock` is a VM's monitor. `NAME.json` beside it is written by whoever starts VMs::
+`NAME.sock` is a VM's monitor. `NAME.json` beside it is written by whoever starts VMs, and removed by him with the VM::
 
     {"project_id": "…", "user_id": "…", "metadata": {"key": "value"}, "id": "the VM's UUID",
-     "flavor": {"id": "…", "name": "…", "vcpus": 1, "ram": 512, "disk": 10}}
+     "flavor": {"id": "…", "name": "…", "vcpus": 1, "ram": 512, "disk": 10},
+     "monitor": "host7.example.org:4444"}
 
-Only `project_id` must be there; `id` serves to show a VM whose QEMU cannot be asked. What a newcomer gets wrong: a
-file that is missing, too big or nonsense is not an error. Its VM belongs to nobody then, which only administrators
-see, and it must never hide the VMs beside it.
+`monitor` is where the monitor of a VM on another host is (`remote`), which has no `NAME.sock`. Only `project_id` must
+be there. With `id` the VM is *kept*: it is there without a process too, shut off, until the file is removed; without,
+it ends with its process. What a newcomer gets wrong: a file that is missing, too big or nonsense is not an error. Its
+VM belongs to nobody then, which only administrators see, and it must never hide the VMs beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import os
 import pathlib
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cinderlite import errors
@@ -31,7 +33,7 @@ OWNER_MOST = 65536
 #: The size of a VM whose owner file names none.
 UNKNOWN = Flavor("0", "unknown", 0, 0, 0)
 
-#: Changes when a VM is started anew behind the same path: inode and time of change of its socket.
+#: Changes when a VM is started anew behind the same path: inode and time of change of its socket, or its owner file.
 Stamp = tuple[int, int]
 
 
@@ -45,6 +47,8 @@ class Owner:
     user_id: str = ""
     flavor: Flavor = UNKNOWN
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: "host:port" of a monitor that is not beside the file.
+    monitor: str = ""
 
 
 def parse(text: bytes, created: datetime.datetime) -> Owner:
@@ -65,6 +69,7 @@ def parse(text: bytes, created: datetime.datetime) -> Owner:
                 int(flavor.get("disk", 0)),
             ),
             metadata={key: str(value) for key, value in (said.get("metadata") or {}).items()},
+            monitor=_text(said.get("monitor") or ""),
         )
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"not an owner file: {error}") from error
@@ -112,23 +117,46 @@ def _changed(path: pathlib.Path) -> datetime.datetime | None:
 
 
 def stamp(socket: pathlib.Path) -> Stamp | None:
-    """The mark of what is at a path now; None if there is no socket."""
+    """The mark of what is at a path now: a socket, or else the owner file beside it; None if there is neither."""
+    return _mark(socket, stat.S_ISSOCK) or _mark(socket.with_suffix(".json"), stat.S_ISREG)
+
+
+def _mark(path: pathlib.Path, kind: Callable[[int], bool]) -> Stamp | None:
     try:
-        status = socket.stat()
+        status = path.stat()
     except OSError:
         return None
-    return (status.st_ino, status.st_mtime_ns) if stat.S_ISSOCK(status.st_mode) else None
+    return (status.st_ino, status.st_mtime_ns) if kind(status.st_mode) else None
 
 
-def sockets(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, Stamp]]:
-    """The monitors there are; none without the directory. Raises GuestUnreachable if it cannot be read."""
+def machines(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, Stamp]]:
+    """The monitors there are, and where those of VMs will be that are kept and have none now.
+
+    None without the directory. Raises GuestUnreachable if it cannot be read.
+    """
     try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix == ".sock")
+        paths = sorted({path.with_suffix(".sock") for path in directory.iterdir() if path.suffix in (".sock", ".json")})
     except FileNotFoundError:
         return
     except OSError as error:
         raise errors.GuestUnreachable("", f"the directory of monitors cannot be read: {error.strerror}") from error
     for path in paths:
         found = stamp(path)
-        if found is not None:
+        if found is not None and (is_here(path) or owner(path).id or owner(path).monitor):
             yield path, found
+
+
+def is_here(socket: pathlib.Path) -> bool:
+    """Whether there is a socket at a path."""
+    return _mark(socket, stat.S_ISSOCK) is not None
+
+
+def is_volatile(directory: pathlib.Path) -> bool:
+    """Whether what is in a directory does not outlive the machine's next start, as in /run."""
+    device = directory.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        mount, _, system = line.partition(" - ")
+        if mount.split()[2] == number:
+            return system.split()[0] in ("tmpfs", "ramfs")
+    return False

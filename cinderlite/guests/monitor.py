@@ -21,7 +21,8 @@ from typing import Any
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from cinderlite import errors
-from cinderlite.guests import inventory
+from cinderlite.guests import inventory, remote
+from cinderlite.guests.remote import Remote
 
 #: Seconds that a good-bye may take, and finding out why a connection broke.
 CLOSE_MOST = 1.0
@@ -32,6 +33,9 @@ _SILENT = logging.Logger("qmp", logging.CRITICAL + 1)  # noqa: LOG001 - on purpo
 
 #: Seconds between two looks whether another process has finished with a monitor.
 TURN_AGAIN = 0.02
+
+#: A socket of this host, or a monitor on another one.
+Where = pathlib.Path | Remote
 
 #: A command that changes nothing, with its arguments.
 Question = tuple[str, Mapping[str, Any]]
@@ -60,6 +64,11 @@ class Refused(errors.GuestRefused):
         return self.kind == "DeviceNotFound" or self._says("Failed to find node", "not found", "does not exist")
 
     @property
+    def says_unread(self) -> bool:
+        """Whether QEMU cannot read the file that it was told to."""
+        return self._says("error reading conf file")
+
+    @property
     def says_duplicate(self) -> bool:
         """Whether a thing of that name is there already."""
         return self._says("uplicate")
@@ -68,6 +77,11 @@ class Refused(errors.GuestRefused):
     def says_pending(self) -> bool:
         """Whether an unplug is under way already."""
         return self._says("in the process of unplug")
+
+    @property
+    def says_migrating(self) -> bool:
+        """Whether devices must stay as they are, since the VM is on its way to another QEMU."""
+        return self._says("while migrating")
 
     @property
     def says_used(self) -> bool:
@@ -80,12 +94,20 @@ class Refused(errors.GuestRefused):
         return self._says("hotplug", "Hot-plug", "not available for", "no slot/function available", "no free target")
 
 
+class NoGreeting(errors.GuestUnreachable):
+    """The monitor is silent: QEMU hangs, or somebody else has it."""
+
+
+class NoAnswer(errors.GuestTimeout):
+    """It fell silent in the middle."""
+
+
 class Monitor:
     """An open connection to one monitor."""
 
-    def __init__(self, client: QMPClient, path: pathlib.Path, server_id: str, timeout: float) -> None:
+    def __init__(self, client: QMPClient, where: Where, server_id: str, timeout: float) -> None:
         self.client = client
-        self.path = path
+        self.where = where
         self.server_id = server_id
         self.timeout = timeout
 
@@ -96,12 +118,12 @@ class Monitor:
             async with asyncio.timeout(self.timeout):
                 return await self.client.execute(command, said)
         except TimeoutError as error:
-            raise errors.GuestTimeout(self.server_id, f"{command} is without an answer") from error
+            raise NoAnswer(self.server_id, f"{command} is without an answer") from error
         except ExecuteError as error:
             # Not chained: the library's error carries what was sent, which may be a key.
             raise Refused(error.error_class, _without_key(str(error), said)) from None
         except (QMPError, EOFError, OSError):
-            if await _ended(self.path):
+            if await _ended(self.where):
                 raise errors.GuestGone(self.server_id) from None
             raise errors.GuestTimeout(self.server_id, f"the connection broke in {command}") from None
 
@@ -176,29 +198,33 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 @contextlib.asynccontextmanager
 async def connect(
-    path: pathlib.Path, server_id: str, connect_timeout: float, command_timeout: float
+    where: Where, server_id: str, connect_timeout: float, command_timeout: float
 ) -> AsyncIterator[Monitor]:
-    """The monitor at a path, for as long as it is needed. Raises GuestGone, GuestUnreachable."""
+    """The monitor at a place, for as long as it is needed. Raises GuestGone, GuestUnreachable."""
     async with contextlib.AsyncExitStack() as stack:
         client = _Client()
         try:
             async with asyncio.timeout(connect_timeout):
-                connection = await _open(path)
+                connection = await opened(where)
                 stack.push_async_callback(_part, client, connection)
                 await client.connect(connection)
         except TimeoutError as error:
-            raise errors.GuestUnreachable(server_id, "no greeting in time") from error
+            raise NoGreeting(server_id, "no greeting in time") from error
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise errors.GuestGone(server_id) from error
         except (ConnectError, OSError) as error:
-            if await _ended(path):
+            if await _ended(where):
                 raise errors.GuestGone(server_id) from error
             raise errors.GuestUnreachable(server_id, str(error)) from error
-        yield Monitor(client, path, server_id, command_timeout)
+        yield Monitor(client, where, server_id, command_timeout)
 
 
-async def _open(path: pathlib.Path) -> socket.socket:
-    """A connection to a socket. Raises OSError; waits for room in its queue, so give it a time-out."""
+async def opened(where: Where) -> socket.socket:
+    """A connection to a monitor. Raises OSError; waits for room in its queue, so give it a time-out."""
+    return await remote.opened(where) if isinstance(where, Remote) else await _opened_here(where)
+
+
+async def _opened_here(path: pathlib.Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.setblocking(False)
@@ -215,6 +241,19 @@ async def _open(path: pathlib.Path) -> socket.socket:
         raise
 
 
+async def listens(where: Where) -> bool:
+    """Whether anybody does, or may, found out at once."""
+    try:
+        async with asyncio.timeout(CLOSE_MOST / 10):
+            connection = await opened(where)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except (TimeoutError, OSError):
+        return True
+    connection.close()
+    return True
+
+
 async def _part(client: QMPClient, connection: socket.socket) -> None:
     """End a connection whatever state it is in: the monitor serves nobody else before that."""
     with contextlib.suppress(OSError):
@@ -226,13 +265,13 @@ async def _part(client: QMPClient, connection: socket.socket) -> None:
     connection.close()
 
 
-async def _ended(path: pathlib.Path) -> bool:
+async def _ended(where: Where) -> bool:
     """Whether nobody listens there any more; a process that is just ending is given a moment."""
     deadline = time.monotonic() + CLOSE_MOST
     while time.monotonic() < deadline:
         try:
             async with asyncio.timeout(CLOSE_MOST):
-                connection = await _open(path)
+                connection = await opened(where)
         except (ConnectionRefusedError, FileNotFoundError):
             return True
         except (TimeoutError, OSError):

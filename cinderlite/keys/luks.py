@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a LUKS1 volume begins with: the header, and the master key, which a passphrase opens.
+"""What a LUKS1 volume begins with: the header, and the master key, which a passphrase opens; and other passphrases.
 
 Everything is random, so that two headers for one passphrase have nothing in common. What a newcomer gets wrong first:
 who opens the volume has to do as many rounds of PBKDF2 as the header says, and QEMU stands still meanwhile. Rounds make
@@ -11,6 +11,7 @@ The format is that of the LUKS On-Disk Format Specification 1.2.3; QEMU and cryp
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import struct
 import uuid
@@ -36,6 +37,8 @@ _SECTOR = 512
 _STRIPES = 4000
 _ROUNDS = 1000
 _SLOTS = 8
+#: A slot with more takes too long to try: it is none of ours.
+_MOST_ROUNDS = 10_000_000
 _HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
 _SLOT = struct.Struct(">II32sII")
 _MAGIC = b"LUKS\xba\xbe"
@@ -45,14 +48,75 @@ _ALIGNED = 8
 _HASH = "sha256"
 
 
+class NotOpened(Exception):
+    """The passphrase does not open it, or it is no header that anybody here could have made."""
+
+
 def header(passphrase: bytes, key_bytes: int) -> bytes:
     """The first bytes of a volume with a new master key of that many bytes. What is behind them does not matter."""
-    master, salt = os.urandom(key_bytes), os.urandom(32)
+    return _sealed(passphrase, os.urandom(key_bytes), DATA_OFFSET // _SECTOR)
+
+
+def opens(start: bytes, passphrase: bytes) -> bool:
+    """Whether a passphrase opens what a volume begins with, of which DATA_OFFSET bytes are enough."""
+    try:
+        _master(start, passphrase)
+    except NotOpened:
+        return False
+    return True
+
+
+def resealed(start: bytes, old: bytes, new: bytes) -> bytes:
+    """What a volume is to begin with so that `new` opens it in place of `old`, and of all other passphrases it had.
+
+    The master key, and so all that is encrypted with it, stays. Raises NotOpened.
+    """
+    master = _master(start, old)
+    data_sector = _HEADER.unpack_from(start)[5]
+    used = max(end for slot, end in _areas(start) if slot[0] == _ACTIVE)
+    sealed = _sealed(new, master, data_sector).ljust(used, b"\0")
+    if len(sealed) > data_sector * _SECTOR:
+        raise NotOpened
+    return sealed
+
+
+def _areas(start: bytes) -> list[tuple[tuple[int, int, bytes, int, int], int]]:
+    """The slots, each with where its key material ends."""
+    size = _HEADER.unpack_from(start)[6]
+    slots = [_SLOT.unpack_from(start, _HEADER.size + number * _SLOT.size) for number in range(_SLOTS)]
+    return [(slot, slot[3] * _SECTOR + _padded(size * slot[4])) for slot in slots]
+
+
+def _master(start: bytes, passphrase: bytes) -> bytes:
+    """The master key. Raises NotOpened."""
+    if len(start) < _HEADER.size + _SLOTS * _SLOT.size or not start.startswith(_MAGIC + b"\0\1"):
+        raise NotOpened
+    _, _, cipher, mode, digest, _, size, known, salt, rounds, _ = _HEADER.unpack_from(start)
+    ours = b"aes", b"xts-plain64", _HASH.encode()
+    if tuple(word.rstrip(b"\0") for word in (cipher, mode, digest)) != ours or size not in KEY_BYTES.values():
+        raise NotOpened
+    for (active, slot_rounds, slot_salt, first, stripes), end in _areas(start):
+        if active == _ACTIVE and stripes == _STRIPES and slot_rounds <= _MOST_ROUNDS and end <= len(start):
+            key = hashlib.pbkdf2_hmac(_HASH, passphrase, slot_salt, slot_rounds, size)
+            found = _gathered(_ciphered(key, start[first * _SECTOR : end], decrypt=True)[: size * stripes], size)
+            if hmac.compare_digest(hashlib.pbkdf2_hmac(_HASH, found, salt, rounds, 20), known):
+                return found
+    raise NotOpened
+
+
+def _padded(length: int) -> int:
+    """The bytes of as many sectors as it takes."""
+    return -(-length // _SECTOR) * _SECTOR
+
+
+def _sealed(passphrase: bytes, master: bytes, data_sector: int) -> bytes:
+    """The header of a volume whose data begin at that sector."""
+    key_bytes, salt = len(master), os.urandom(32)
     offset = _ALIGNED * _SECTOR
     material = _locked(passphrase, salt, master)
     digest_salt = os.urandom(32)
     start = _HEADER.pack(
-        _MAGIC, 1, b"aes", b"xts-plain64", _HASH.encode(), DATA_OFFSET // _SECTOR, key_bytes,
+        _MAGIC, 1, b"aes", b"xts-plain64", _HASH.encode(), data_sector, key_bytes,
         hashlib.pbkdf2_hmac(_HASH, master, digest_salt, _ROUNDS, 20), digest_salt, _ROUNDS,
         str(uuid.uuid4()).encode(),
     )  # fmt: skip
@@ -65,7 +129,7 @@ def header(passphrase: bytes, key_bytes: int) -> bytes:
 def _locked(passphrase: bytes, salt: bytes, master: bytes) -> bytes:
     """The master key, spread over many sectors and encrypted with what the passphrase gives."""
     key = hashlib.pbkdf2_hmac(_HASH, passphrase, salt, _ROUNDS, len(master))
-    return _encrypted(key, 0, _spread(master).ljust(-(-len(master) * _STRIPES // _SECTOR) * _SECTOR, b"\0"))
+    return _ciphered(key, _spread(master).ljust(_padded(len(master) * _STRIPES), b"\0"))
 
 
 def _spread(secret: bytes) -> bytes:
@@ -75,6 +139,14 @@ def _spread(secret: bytes) -> bytes:
         stripes.append(os.urandom(len(secret)))
         mixed = _diffused(_xor(mixed, stripes[-1]))
     return b"".join([*stripes, _xor(mixed, secret)])
+
+
+def _gathered(stripes: bytes, size: int) -> bytes:
+    """What was spread."""
+    mixed = bytes(size)
+    for start in range(0, len(stripes) - size, size):
+        mixed = _diffused(_xor(mixed, stripes[start : start + size]))
+    return _xor(mixed, stripes[-size:])
 
 
 def _diffused(data: bytes) -> bytes:
@@ -89,12 +161,13 @@ def _xor(left: bytes, right: bytes) -> bytes:
     return (int.from_bytes(left) ^ int.from_bytes(right)).to_bytes(len(left))
 
 
-def _encrypted(key: bytes, first: int, data: bytes) -> bytes:
-    """Whole sectors, of which the first has that number."""
+def _ciphered(key: bytes, data: bytes, *, decrypt: bool = False) -> bytes:
+    """Whole sectors, numbered from 0, encrypted or decrypted."""
     algorithm = algorithms.AES(key)
     out = []
     for number in range(len(data) // _SECTOR):
-        sector = Cipher(algorithm, modes.XTS((first + number).to_bytes(16, "little"))).encryptor()
+        cipher = Cipher(algorithm, modes.XTS(number.to_bytes(16, "little")))
+        sector = cipher.decryptor() if decrypt else cipher.encryptor()
         out.append(sector.update(data[number * _SECTOR : (number + 1) * _SECTOR]) + sector.finalize())
     return b"".join(out)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The key in a file of the host that wraps the secrets in the database: neither opens anything without the other.
 
+It also signs what the service keeps in Ceph for the case that its database is lost.
+
 What a newcomer gets wrong: the file is as much part of a backup of the service as the database is, and must not lie
 beside it. Every host of a service has the same one.
 """
@@ -8,6 +10,8 @@ beside it. Every host of a service has the same one.
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 import pathlib
 import stat
@@ -20,13 +24,16 @@ from cinderlite import errors
 
 _NONCE = 12
 _BYTES = 32
+_SIGNING = b"cinderlite records"
 
 
 class MasterKey:
-    """Wraps with the first key and opens with any, so that a new one can be put before the old."""
+    """Wraps and signs with the first key and takes any, so that a new one can be put before the old."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._ciphers = [AESGCM(key) for key in keys]
+        # Not the keys themselves: what signs is not to be what wraps.
+        self._signing = [hmac.digest(key, _SIGNING, hashlib.sha256) for key in keys]
 
     def wrap(self, name: str, secret: bytes) -> str:
         """A secret as it may be stored under that name."""
@@ -42,6 +49,15 @@ class MasterKey:
             except InvalidTag:
                 continue
         raise errors.KeyStoreUnavailable("none of the keys in [encryption] key_file opens it")
+
+    def sign(self, text: bytes) -> str:
+        """What shows later that a text was written by who has the first key."""
+        return hmac.digest(self._signing[0], text, hashlib.sha256).hex()
+
+    def signed(self, text: bytes, signature: str) -> bool:
+        """Whether `sign` made that, with any of the keys."""
+        made = (hmac.digest(key, text, hashlib.sha256).hex() for key in self._signing)
+        return any(hmac.compare_digest(one.encode(), signature.encode()) for one in made)
 
 
 def read(path: pathlib.Path) -> MasterKey:

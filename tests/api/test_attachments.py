@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from cinderlite.context import World
+from cinderlite.core import reconcile, states
+from cinderlite.guests import Tuning
 from conftest import PROJECT, Client, settle
 from fakes_cluster import FakeCluster
 from fakes_hypervisor import FakeHypervisor
@@ -141,6 +144,120 @@ def test_a_dead_guest_gives_back_and_a_restarted_one_gets_again(
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
 
 
+def test_a_server_that_is_kept_is_attached_to_while_it_is_off(
+    client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster
+) -> None:
+    server = hypervisor.add_server("kept", PROJECT, kept=True).id
+    guest = hypervisor.guests[server]
+    guest.gone = True
+    first, second, open_elsewhere = (client.volume()["id"] for _ in range(3))
+    names = [attach(client, server, volume).json["volumeAttachment"]["device"] for volume in (first, second)]
+    assert len(set(names)) == 2
+    assert guest.held == {}
+    cluster.watchers[f"volume-{open_elsewhere}"] = ["192.0.2.9:0/1"]
+    refused = attach(client, server, open_elsewhere)
+    assert (refused.status_code, "192.0.2.9" in refused.text) == (400, True)
+    settle(world)
+    assert client.get(f"/v3/volumes/{first}").json["volume"]["status"] == "in-use"
+    assert client.delete(path(server, second)).status_code == 202
+    assert client.get(f"/v3/volumes/{second}").json["volume"]["status"] == "available"
+    guest.gone = False
+    settle(world)
+    assert set(guest.held) == {first}
+    guest.restart()
+    guest.gone = True
+    settle(world)
+    assert client.get(f"/v3/volumes/{first}").json["volume"]["status"] == "in-use"
+    guest.kept = False
+    settle(world)
+    assert client.get(f"/v3/volumes/{first}").json["volume"]["status"] == "available"
+
+
+def test_with_its_server_a_volume_is_deleted_if_that_was_asked_for(
+    client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster, server: str
+) -> None:
+    goes, stays, snapped = (client.volume()["id"] for _ in range(3))
+    for volume in (goes, stays, snapped):
+        attach(client.at("2.79"), server, volume, delete_on_termination=volume != stays)
+    body = {"snapshot": {"volume_id": snapped, "force": True}}
+    assert client.post("/v3/snapshots", body).status_code == 202
+    guest = hypervisor.guests[server]
+    for knob in ("silent", "paused", "kept"):
+        setattr(guest, knob, True)
+        guest.gone = knob == "kept"
+        settle(world)
+        setattr(guest, knob, False)
+        guest.gone = False
+    assert {client.get(f"/v3/volumes/{one}").json["volume"]["status"] for one in (goes, stays, snapped)} == {"in-use"}
+    guest.gone = True
+    cluster.watchers[f"volume-{goes}"] = ["192.0.2.9:0/1"]
+    settle(world)
+    assert client.get(f"/v3/volumes/{goes}").json["volume"]["status"] == "detaching"
+    assert f"volume-{goes}" in cluster.stored
+    cluster.watchers.clear()
+    settle(world)
+    assert client.get(f"/v3/volumes/{goes}").status_code == 404
+    assert f"volume-{goes}" not in cluster.stored
+    for volume in (stays, snapped):
+        assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+    told = client.at("3.5").get("/v3/messages").json["messages"]
+    [kept] = [one["resource_uuid"] for one in told if "not deleted with its server" in one["user_message"]]
+    assert kept == snapped
+
+
+def test_a_server_that_comes_back_while_it_is_let_go_keeps_its_volume(
+    client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster, server: str
+) -> None:
+    volume = client.volume()["id"]
+    attach(client.at("2.79"), server, volume, delete_on_termination=True)
+    guest = hypervisor.guests[server]
+    guest.gone = True
+    cluster.watchers[f"volume-{volume}"] = ["192.0.2.9:0/1"]
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
+    guest.restart()
+    cluster.watchers.clear()
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "in-use"
+    assert set(guest.held) == {volume}
+
+
+def test_a_server_that_migrates_keeps_its_volume_and_then_is_on_the_other_host(
+    client: Client, admin: Client, world: World, hypervisor: FakeHypervisor, server: str
+) -> None:
+    volume, other = client.volume()["id"], client.volume()["id"]
+    attach(client.at("2.79"), server, volume, delete_on_termination=True)
+    guest = hypervisor.guests[server]
+    guest.arriving = True
+    guest.held.clear()
+    settle(world)
+    assert guest.held == {}
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "in-use"
+    assert attach(client, server, other).status_code == 409
+    assert client.delete(path(server, volume)).status_code == 202
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
+    guest.arriving = False
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+    attach(client, server, other)
+    guest.move("second")
+    settle(world)
+    [shown] = admin.get(f"/v3/volumes/{other}").json["volume"]["attachments"]
+    assert shown["host_name"] == "second"
+
+
+def test_of_a_host_that_is_not_ours_nothing_is_concluded(
+    client: Client, world: World, hypervisor: FakeHypervisor
+) -> None:
+    server = hypervisor.add_server("elsewhere", PROJECT, host="other").id
+    volume = client.volume()["id"]
+    attach(client, server, volume)
+    del hypervisor.guests[server]
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "in-use"
+
+
 def test_servers_as_clients_list_them(client: Client, admin: Client, hypervisor: FakeHypervisor) -> None:
     one = hypervisor.add_server("web.1", PROJECT).id
     two = hypervisor.add_server("web-2", PROJECT, status="PAUSED").id
@@ -165,3 +282,112 @@ def test_servers_as_clients_list_them(client: Client, admin: Client, hypervisor:
     assert "OS-EXT-SRV-ATTR:host" not in shown
     assert "OS-EXT-SRV-ATTR:host" in admin.get(f"/v2.1/servers/{one}").json["server"]
     assert "original_name" in client.at("2.47").get(f"/v2.1/servers/{one}").json["server"]["flavor"]
+
+
+def test_a_volume_goes_where_its_type_says_unless_the_server_knows_better(
+    client: Client, admin: Client, hypervisor: FakeHypervisor
+) -> None:
+    spec = {"extra_specs": {"cinderlite:bus": "virtio-scsi", "cinderlite:cache": "writeback"}}
+    kind = admin.post("/v3/types", {"volume_type": {"name": "slow", **spec}}).json["volume_type"]["id"]
+    plain, both = hypervisor.add_server("plain", PROJECT), hypervisor.add_server("both", PROJECT, scsi=True)
+    volume = client.volume(volume_type="slow")["id"]
+    answer = attach(client, plain.id, volume)
+    assert (answer.status_code, "virtio-scsi" in answer.json["conflictingRequest"]["message"]) == (409, True)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+    hypervisor.guests[plain.id].metadata["cinderlite:bus"] = "virtio-blk"
+    assert attach(client, plain.id, volume).json["volumeAttachment"]["device"] == "/dev/vda"
+    assert hypervisor.guests[plain.id].held[volume].tuning == Tuning("virtio-blk", cache="writeback")
+    other = client.volume(volume_type=kind)["id"]
+    assert attach(client, both.id, other).json["volumeAttachment"]["device"] == "/dev/sda"
+    for body in ({"cinderlite:bus": "ide"}, {"cinderlite:color": "red"}):
+        assert admin.post("/v3/types", {"volume_type": {"name": "odd", "extra_specs": body}}).status_code == 400
+        assert admin.post(f"/v3/types/{kind}/extra_specs", {"extra_specs": body}).status_code == 400
+
+
+def test_an_administrator_sees_how_many_more_disks_a_server_takes(
+    client: Client, admin: Client, hypervisor: FakeHypervisor
+) -> None:
+    server = hypervisor.add_server("vm", PROJECT, ports=2)
+    attach(client, server.id, client.volume()["id"])
+    where, room = f"/v2.1/servers/{server.id}/diagnostics", {"virtio-blk": 1, "virtio-scsi": 0}
+    assert admin.at("2.47").get(where).json == {"cinderlite:free_places": room}
+    said = admin.at("2.48").get(where).json
+    assert (said["state"], said["cinderlite:free_places"]) == ("running", room)
+    assert client.get(where).status_code == 403
+    hypervisor.guests[server.id].gone = True
+    assert admin.get(where).status_code == 409
+
+
+def test_a_guest_that_lets_go_late_is_looked_at_between_two_passes(
+    client: Client, world: World, hypervisor: FakeHypervisor, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "RETRY_AFTER", 0.05)
+    volume = client.volume()["id"]
+    attach(client, server, volume)
+    guest = hypervisor.guests[server]
+    guest.holds = True
+    assert client.delete(path(server, volume)).status_code == 202
+    reconciler = reconcile.Reconciler(world, 3600.0)
+    reconciler.start()
+    try:
+        time.sleep(0.3)
+        assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
+        guest.holds = False
+        deadline = time.monotonic() + 20
+        while client.get(f"/v3/volumes/{volume}").json["volume"]["status"] != "available":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        reconciler.stop(10)
+
+
+@pytest.mark.parametrize("conf", [{"guests__detach_give_up_after": 60.0}], indirect=True)
+def test_a_guest_that_refuses_for_good_keeps_the_volume(
+    client: Client, world: World, hypervisor: FakeHypervisor, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = client.volume()["id"]
+    attach(client, server, volume)
+    guest = hypervisor.guests[server]
+    guest.holds = True
+    assert client.delete(path(server, volume)).status_code == 202
+    settle(world)
+    shown = client.get(f"/v3/volumes/{volume}").json["volume"]
+    assert (shown["status"], client.delete(path(server, volume)).status_code) == ("detaching", 400)
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    guest.silent = True  # That is no refusal.
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
+    guest.silent = False
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "in-use"
+    told = [one["user_message"] for one in client.at("3.5").get("/v3/messages").json["messages"]]
+    assert any("within 60 s" in one and "stays attached" in one for one in told)
+    guest.holds = False
+    assert client.delete(path(server, volume)).status_code == 202
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+
+
+@pytest.mark.parametrize("conf", [{"guests__detach_give_up_after": 0.0}], indirect=True)
+def test_where_it_is_wanted_a_detach_is_never_given_up(
+    client: Client, world: World, hypervisor: FakeHypervisor, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = client.volume()["id"]
+    attach(client, server, volume)
+    hypervisor.guests[server].holds = True
+    client.delete(path(server, volume))
+    later = time.time() + 1e6
+    monkeypatch.setattr(time, "time", lambda: later)
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
+
+
+def test_who_has_the_image_open_is_named(
+    client: Client, hypervisor: FakeHypervisor, cluster: FakeCluster, server: str
+) -> None:
+    volume = client.volume()["id"]
+    cluster.watchers[f"volume-{volume}"] = ["192.0.2.7:0/1234"]
+    answer = attach(client, server, volume)
+    assert (answer.status_code, "192.0.2.7:0/1234" in answer.json["badRequest"]["message"]) == (400, True)
+    assert (hypervisor.guests[server].held, cluster.fences) == ({}, {})
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"

@@ -117,7 +117,7 @@ def test_fields_come_with_their_version(client: Client, admin: Client) -> None:
 
 
 def test_an_increment_stores_what_changed_and_stands_for_itself(
-    client: Client, cluster: FakeCluster, vault: FakeCluster
+    client: Client, cluster: FakeCluster, vault: FakeCluster, world: World
 ) -> None:
     volume = client.volume()["id"]
     write(cluster, volume, "one")
@@ -138,6 +138,7 @@ def test_an_increment_stores_what_changed_and_stands_for_itself(
         assert read(cluster, made.json["restore"]["volume_id"]) == expected
     for last in (first["id"], second):
         assert client.delete(f"/v3/backups/{last}").status_code == 202
+    settle(world)
     assert (vault.images(""), vault.objects, vault.bin) == (set(), {}, {})
     assert snaps(cluster, volume) == []
 
@@ -385,10 +386,29 @@ def test_a_record_brings_a_lost_backup_back(client: Client, admin: Client, clust
     assert backup(client, volume, incremental=True)["status"] == "available"
 
 
-def test_a_record_of_what_is_not_there_ends_in_error(client: Client, admin: Client, vault: FakeCluster) -> None:
+def test_deleting_leaves_what_only_a_record_knows(
+    client: Client, admin: Client, world: World, vault: FakeCluster
+) -> None:
+    volume = client.volume()["id"]
+    one, two = backup(client, volume)["id"], backup(client, volume, incremental=True)["id"]
+    record = admin.get(f"/v3/backups/{one}/export_record").json
+    with world.db.write() as session:  # of the two, the database has only the second
+        session.execute(sqlalchemy.delete(models.Backup).where(models.Backup.id == one))
+    assert client.delete(f"/v3/backups/{two}").status_code == 202
+    assert admin.post("/v3/backups/import_record", record).status_code == 201
+    assert shown(admin, one)["status"] == "available"
+    assert admin.delete(f"/v3/backups/{one}").status_code == 202
+    assert not vault.stored
+
+
+def test_a_record_of_what_is_not_there_ends_in_error(
+    client: Client, admin: Client, vault: FakeCluster, world: World
+) -> None:
     one = backup(client, client.volume()["id"])["id"]
     record = admin.get(f"/v3/backups/{one}/export_record").json
     assert client.delete(f"/v3/backups/{one}").status_code == 202
+    assert admin.post("/v3/backups/import_record", record).status_code == 400
+    settle(world)
     assert admin.post("/v3/backups/import_record", record).status_code == 201
     found = shown(admin, one)
     assert found["status"] == "error"

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import undelete
+from cinderlite.core import undelete, volumes
 from cinderlite.core.keys import OwnKeys
 from cinderlite.db import models
 from cinderlite.keys import luks
@@ -77,6 +77,13 @@ def secret(world: World, row_id: str, model: Any = models.Volume) -> bytes:
 def head(cluster: FakeCluster, volume_id: str) -> bytes:
     with cluster.opened(f"volume-{volume_id}") as image:
         return image.read(0, 8192)
+
+
+def opens(world: World, cluster: FakeCluster, volume_id: str, *others: bytes) -> list[bool]:
+    """Whether a volume's own secret opens its image, and whether others do."""
+    with cluster.opened(f"volume-{volume_id}") as image:
+        start = image.read(0, luks.DATA_OFFSET)
+    return [luks.opens(start, one.hex().encode()) for one in (secret(world, volume_id), *others)]
 
 
 def act(client: Client, volume_id: str, **action: Any) -> Any:
@@ -255,7 +262,7 @@ def test_a_volume_that_clones_still_need_has_no_key_any_more(
     settle(world)
     assert cluster.bin
     assert keys(world) == {key_of(world, clone)}
-    assert secret(world, clone) == mine
+    assert opens(world, cluster, clone, mine) == [True, False]
 
 
 def test_a_volume_without_an_image_goes_with_its_key(
@@ -279,22 +286,26 @@ def snapshot_of(client: Client, volume: str) -> str:
     return str(answer.json["snapshot"]["id"])
 
 
-def test_clones_have_their_parents_secret_under_a_key_of_their_own(
+def test_clones_have_a_secret_of_their_own_and_their_parents_data(
     client: Client, cluster: FakeCluster, world: World, volume: str
 ) -> None:
+    with cluster.opened(f"volume-{volume}", write=True) as image:
+        image.write(luks.DATA_OFFSET, b"ciphertext")
     snapshot = snapshot_of(client, volume)
     clones = [client.volume(size=2, snapshot_id=snapshot)["id"], client.volume(source_volid=volume)["id"]]
     assert [cluster.stored[f"volume-{one}"][1] - luks.DATA_OFFSET for one in clones] == [2 * GIB, GIB]
     for clone in clones:
-        assert secret(world, clone) == secret(world, volume)
+        assert opens(world, cluster, clone, secret(world, volume)) == [True, False]
         assert key_of(world, clone) != key_of(world, volume)
-        assert head(cluster, clone) == head(cluster, volume)
+        with cluster.opened(f"volume-{clone}") as image:
+            assert image.read(luks.DATA_OFFSET, 10) == b"ciphertext"
         assert client.get(f"/v3/volumes/{clone}").json["volume"]["encrypted"] is True
-    mine = secret(world, volume)
+    assert opens(world, cluster, volume, *(secret(world, one) for one in clones)) == [True, False, False]
     assert client.delete(f"/v3/volumes/{volume}?cascade=true").status_code == 202
     settle(world)
     assert len(keys(world)) == 2
-    assert [secret(world, clone) for clone in clones] == [mine, mine]
+    grandchild = client.volume(source_volid=clones[1])["id"]
+    assert opens(world, cluster, grandchild, *(secret(world, one) for one in clones)) == [True, False, False]
 
 
 def test_nothing_becomes_encrypted_or_plain_by_being_cloned(client: Client, admin: Client, volume: str) -> None:
@@ -363,19 +374,26 @@ def test_a_backup_has_a_key_of_its_own_and_what_is_restored_too(
     assert keys(world) == {key_of(world, restored)}
 
 
-def test_a_backup_is_restored_only_onto_what_its_key_opens(client: Client, world: World, volume: str) -> None:
+def test_a_backup_is_restored_onto_any_encrypted_volume_and_no_other(
+    client: Client, cluster: FakeCluster, world: World, volume: str
+) -> None:
+    with cluster.opened(f"volume-{volume}", write=True) as image:
+        image.write(luks.DATA_OFFSET, b"ciphertext")
     backup = backup_of(client, volume)
-    for other in (client.volume(volume_type="gold")["id"], client.volume()["id"]):
-        answer = client.post(f"/v3/backups/{backup}/restore", {"restore": {"volume_id": other}})
-        assert (answer.status_code, "key" in answer.text) == (400, True)
+    answer = client.post(f"/v3/backups/{backup}/restore", {"restore": {"volume_id": client.volume()["id"]}})
+    assert (answer.status_code, "encrypted" in answer.text) == (400, True)
     plain = backup_of(client, client.volume()["id"])
     assert client.post(f"/v3/backups/{plain}/restore", {"restore": {"volume_id": volume}}).status_code == 400
     clone = client.volume(source_volid=volume)["id"]
-    for target in (volume, clone):
+    for target in (volume, clone, client.volume(volume_type="gold")["id"]):
+        before = secret(world, target)
         answer = client.post(f"/v3/backups/{backup}/restore", {"restore": {"volume_id": target}})
         assert answer.status_code == 202
         assert client.get(f"/v3/volumes/{target}").json["volume"]["status"] == "available"
-    assert secret(world, clone) == secret(world, volume)
+        assert secret(world, target) == before
+        assert opens(world, cluster, target) == [True]
+        with cluster.opened(f"volume-{target}") as image:
+            assert image.read(luks.DATA_OFFSET, 10) == b"ciphertext"
 
 
 def test_its_record_carries_the_key(
@@ -434,8 +452,7 @@ def test_groups_are_made_from_groups_of_encrypted_volumes(
     copies = client.at("3.13").get(f"/v3/volumes/detail?group_id={made.json['group']['id']}").json["volumes"]
     [copy] = copies
     assert (copy["status"], copy["encrypted"]) == ("available", True)
-    assert secret(world, copy["id"]) == secret(world, member)
-    assert head(cluster, copy["id"]) == head(cluster, member)
+    assert opens(world, cluster, copy["id"], secret(world, member)) == [True, False]
 
 
 @pytest.mark.parametrize("disk_format", ["raw", "qcow2"])
@@ -510,6 +527,30 @@ def test_a_create_that_was_cut_off_is_finished_with_the_same_key(
     assert head(cluster, made["id"]).startswith(b"LUKS")
 
 
+@pytest.mark.parametrize("moment", ["clone", "write_head", "_settle"])
+def test_a_clone_that_was_cut_off_is_sealed_with_the_same_key(
+    client: Client, cluster: FakeCluster, world: World, volume: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    snapshot = snapshot_of(client, volume)
+    with monkeypatch.context() as cut:
+        cut.setattr(volumes.LIFECYCLE if moment == "_settle" else FakeCluster, moment, _die)
+        with pytest.raises(Killed):
+            client.post("/v3/volumes", {"volume": {"size": 1, "snapshot_id": snapshot}})
+    before = keys(world)
+    assert client.delete(f"/v3/volumes/{volume}?cascade=true").status_code == 400  # It may be needed again.
+    _orphan(world)
+    settle(world)
+    [clone] = [one for one in client.get("/v3/volumes/detail").json["volumes"] if one["id"] != volume]
+    assert (clone["status"], keys(world)) == ("available", before)
+    assert opens(world, cluster, clone["id"], secret(world, volume)) == [True, False]
+
+
+def test_a_clone_that_nothing_opens_fails(client: Client, cluster: FakeCluster, volume: str) -> None:
+    with cluster.opened(f"volume-{volume}", write=True) as image:
+        image.write(0, b"not a header")
+    assert client.volume(source_volid=volume)["status"] == "error"
+
+
 def test_a_delete_that_was_cut_off_leaves_no_key(
     client: Client, world: World, volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,7 +581,7 @@ def test_a_create_that_fails_leaves_its_key_to_the_delete(
     assert keys(world) == set()
 
 
-def _die(*_words: Any) -> None:
+def _die(*_words: Any, **_more: Any) -> None:
     raise Killed
 
 

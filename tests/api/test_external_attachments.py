@@ -283,7 +283,6 @@ def test_a_disk_of_ours_is_detached_through_the_compute_api(
         ]  # fmt: skip
         for answer in refusals:
             assert (answer.status_code, answer.json["conflictingRequest"]["message"]) == (409, words)
-    assert act(admin, volume, "os-force_detach", attachment_id=made).status_code == 409
     assert act(client, volume, "os-force_detach", attachment_id=made).status_code == 403
     assert reserve(client, volume, server).status_code == 400
     assert act(client, volume, "os-attach", instance_uuid=SERVER, mountpoint="/dev/vdb").status_code == 400
@@ -561,6 +560,23 @@ def test_several_servers_of_others(client: Client, world: World, admin: Client) 
     assert status(client, volume) == "in-use"
 
 
+@pytest.mark.parametrize("how", ["os-detach", "os-force_detach"])
+def test_whose_attachment_ends_is_in_no_error_any_more(client: Client, admin: Client, world: World, how: str) -> None:
+    volume, several = client.volume()["id"], shared(world, client)
+    for one in (volume, several, several):
+        assert act(client, one, "os-attach", instance_uuid=str(uuid.uuid4()), mountpoint="/d").status_code == 202
+    for one, rest in ((volume, "available"), (several, "in-use")):
+        attachment = shown(client, one)["attachments"][0]["attachment_id"]
+        act(admin, one, "os-reset_status", status="error")
+        assert status(client, one) == "error"
+        assert act(admin, one, how, attachment_id=attachment).status_code == 202
+        assert status(client, one) == rest
+    free = client.volume()["id"]
+    act(admin, free, "os-reset_status", status="error")
+    assert act(admin, free, how).status_code == 202
+    assert status(client, free) == "error"
+
+
 def test_a_disk_in_two_of_our_servers(
     client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster
 ) -> None:
@@ -571,7 +587,8 @@ def test_a_disk_in_two_of_our_servers(
         return f"/v2.1/servers/{server}/os-volume_attachments"
 
     for server in (one, two):
-        assert client.post(path(server), {"volumeAttachment": {"volumeId": volume}}).status_code == 200
+        assert client.at("2.59").post(path(server), {"volumeAttachment": {"volumeId": volume}}).status_code == 400
+        assert client.at("2.60").post(path(server), {"volumeAttachment": {"volumeId": volume}}).status_code == 200
         cluster.watchers.setdefault(f"volume-{volume}", []).append(server)
         assert hypervisor.guests[server].held[volume].shared
         assert status(client, volume) == "in-use"

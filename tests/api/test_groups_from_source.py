@@ -135,7 +135,7 @@ def test_a_group_waits_for_its_volumes(
     source, _ = new_group(client)
     snapshot = take(client, source)
 
-    def busy(*_: Any) -> None:
+    def busy(*_: Any, **_named: Any) -> None:
         raise errors.CephUnavailable("not now")
 
     with monkeypatch.context() as patched:
@@ -157,7 +157,7 @@ def test_a_source_group_stays_meanwhile(
 ) -> None:
     source, _ = new_group(client)
 
-    def busy(*_: Any) -> None:
+    def busy(*_: Any, **_named: Any) -> None:
         raise errors.CephUnavailable("not now")
 
     with monkeypatch.context() as patched:
@@ -174,7 +174,7 @@ def test_a_group_one_of_whose_volumes_failed_shows_it(
 ) -> None:
     source, _ = new_group(client)
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **_named: Any) -> None:
         raise errors.CephError("no")
 
     with monkeypatch.context() as patched:

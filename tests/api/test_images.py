@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from cinderlite import errors, jobs
 from cinderlite.context import World
-from cinderlite.core import encryption, image_cache, images, volumes
+from cinderlite.core import audit, encryption, image_cache, images, volumes
 from cinderlite.db import models
 from conftest import OTHER, PROJECT, Client, _client, cluster_of, settle
 from fakes_cluster import FakeCluster
@@ -680,6 +680,7 @@ def test_the_second_volume_of_an_image_is_a_clone(
         made, size_bytes = cluster.stored[f"volume-{second['id']}"]
         assert (cluster.parents[made], size_bytes) == (cluster.stored[entry.image][0], size * SMALL)
     assert [one.id for one in entries(world)] == [entry.id]
+    assert len(cluster.snapshots(entry.image)) == 1
     assert {one["id"] for one in client.get("/v3/volumes").json["volumes"]}.isdisjoint({entry.id})
 
 
@@ -714,6 +715,33 @@ def test_what_was_not_used_for_longest_goes(
 
 
 @kept
+def test_an_entry_goes_with_its_snapshot_and_is_nothing_to_audit(
+    client: Client, admin: Client, glance: FakeGlance, world: World, cluster: FakeCluster
+) -> None:
+    create(client, glance.create(DISK))
+    [entry] = entries(world)
+    assert list(audit.audit(world)) == []
+    assert admin.delete(f"/v3/volumes/{entry.id}").status_code == 202
+    settle(world)
+    assert (entries(world), cluster.bin, entry.image in cluster.stored) == ([], {}, False)
+
+
+@kept
+def test_an_entry_that_is_bigger_than_glance_knew_is_only_for_volumes_of_its_size(
+    client: Client, glance: FakeGlance, world: World, cluster: FakeCluster, tmp_path: pathlib.Path
+) -> None:
+    image = glance.create(file(tmp_path, "qcow2", DISK.ljust(SMALL + 5, b"x")), disk_format="qcow2")
+    create(client, image, 2)
+    [entry] = entries(world)
+    assert entry.size == 2
+    body = {"volume": {"size": 1, "imageRef": image}}
+    small = client.post("/v3/volumes", body).json["volume"]["id"]
+    assert client.get(f"/v3/volumes/{small}").json["volume"]["status"] == "error"
+    made = cluster.stored[f"volume-{create(client, image, 2)['id']}"][0]
+    assert cluster.parents[made] == cluster.stored[entry.image][0]
+
+
+@kept
 def test_an_entry_that_is_gone_is_no_harm(
     client: Client, glance: FakeGlance, world: World, cluster: FakeCluster
 ) -> None:
@@ -729,7 +757,7 @@ def test_an_entry_that_is_gone_is_no_harm(
 def test_a_cache_that_fails_does_not_fail_the_volume(
     client: Client, glance: FakeGlance, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **_named: Any) -> None:
         raise errors.CephError("no clones today")
 
     image = glance.create(DISK)

@@ -10,7 +10,8 @@ import pytest
 from cinderlite.context import World
 from cinderlite.core import services
 from cinderlite.db import models
-from conftest import PROJECT, Client, cluster_of
+from conftest import PROJECT, Client, cluster_of, settle
+from fakes_hypervisor import FakeHypervisor
 
 FAST = "testhost@fast#fast"
 TWO = {"enabled_backends": ["ceph", "fast"], "fast__rbd_pool": "nvme"}
@@ -93,6 +94,21 @@ def test_a_type_of_another_pool_moves_the_volume_if_it_may(admin: Client, world:
 
 
 @two
+def test_a_volume_moves_only_where_there_is_room(admin: Client, world: World) -> None:
+    make_type(world, "thick", **{"provisioning:type": "thick"})
+    volume = admin.volume(size=5, volume_type="thick")["id"]
+    pool = cluster_of(world, "fast")
+    pool.total_bytes = pool.free_bytes = 4 * 2**30
+    world.room.clear()
+    refused = act(admin, volume, "os-migrate_volume", host=FAST)
+    assert (refused.status_code, "not enough room" in refused.text) == (400, True)
+    assert admin.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+    pool.total_bytes = pool.free_bytes = 9 * 2**30
+    world.room.clear()
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+
+
+@two
 def test_an_administrator_moves_a_volume(admin: Client, client: Client, world: World) -> None:
     volume = admin.volume()["id"]
     assert act(client, volume, "os-migrate_volume", host=FAST).status_code == 403
@@ -170,3 +186,28 @@ def test_a_pool_that_fits_nothing(client: Client, world: World) -> None:
     volume = client.volume()["id"]
     assert act(client, volume, "os-retype", new_type="nowhere").status_code == 400
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{**TWO, "ceph__rbd_namespace_per_project": True, "fast__rbd_namespace_per_project": True}],
+    indirect=True,
+)
+def test_one_in_use_goes_to_its_projects_namespace(admin: Client, world: World, hypervisor: FakeHypervisor) -> None:
+    guest = hypervisor.find(hypervisor.add_server("vm1", PROJECT).id)
+    volume = admin.volume()["id"]
+    body = {"volumeAttachment": {"volumeId": volume}}
+    assert admin.post(f"/v2.1/servers/{guest.server.id}/os-volume_attachments", body).status_code == 200
+    namespace = guest.held[volume].namespace
+    assert namespace
+    guest.write(volume, "mine")
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+    found = admin.get(f"/v3/volumes/{volume}").json["volume"]
+    assert (found["status"], found["os-vol-host-attr:host"]) == ("in-use", FAST)
+    assert (guest.held[volume].pool, guest.held[volume].namespace) == ("nvme", namespace)
+    assert cluster_of(world).within(namespace).images("") == set()
+    fast = cluster_of(world, "fast")
+    assert (fast.within("").images(""), fast.within(namespace).images("")) == (set(), {f"volume-{volume}"})
+    guest.restart()
+    settle(world)
+    assert (guest.held[volume].pool, guest.held[volume].namespace) == ("nvme", namespace)

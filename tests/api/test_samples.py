@@ -28,6 +28,10 @@ RECORD = bool(os.environ.get("RECORD_SAMPLES"))
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?")
 _KEY = re.compile(r'"auth_key": "[0-9a-f]+"')
+#: What QEMU calls what makes a volume's disk.
+_NODE = re.compile(r"\b([rtlgspi])[a-z2-7]{26}([a-z2-7]{4})?\b")
+#: What tells the cephx users of one database.
+_DATABASE = re.compile(r"\bcinderlite\.[0-9a-f]{8}\.")
 _RECORD = re.compile(r'"backup_url": "[0-9A-Za-z+/=]+"')
 
 
@@ -60,6 +64,8 @@ class Recorder:
         )
         # A record is an encoded text with ids and times in it.
         text = _RECORD.sub('"backup_url": "eyJhdmFpbGFiaWxpdHlfem9uZSI6ICJub3ZhIn0="', text)
+        text = _NODE.sub(lambda found: found[1] + "aaaaaaaaaaaaaaaaaaaaaaaaaa" + ((found[2] and "bbbb") or ""), text)
+        text = _DATABASE.sub("cinderlite.0123abcd.", text)
         text = _KEY.sub('"auth_key": "0123456789abcdef0123456789abcdef"', text)
         text = _TIME.sub(lambda match: "2026-01-31T12:00:00" + (".000000" if match[1] else ""), text)
         return json.loads(text)  # type: ignore[no-any-return]

@@ -38,13 +38,17 @@ wsgiref.simple_server.make_server("127.0.0.1", port, initialize_public_applicati
 class Keystone:
     """Projects demo and other; users alice (member), rita (reader), bob (member of other), admin; two service users.
 
-    `endpoint` is cinderlite's address, `image` a Glance's if there is one.
+    `endpoint` is cinderlite's address, `image` a Glance's and `compute` that of another compute service if there is
+    one.
     """
 
-    def __init__(self, directory: pathlib.Path, endpoint: str, image: str | None = None) -> None:
+    def __init__(
+        self, directory: pathlib.Path, endpoint: str, image: str | None = None, compute: str | None = None
+    ) -> None:
         self.directory = directory
         self.endpoint = endpoint
         self.image = image
+        self.compute = compute or endpoint
         self.port = free_ports(1)
         self.auth_url = f"http://127.0.0.1:{self.port}/v3"
         self.password = secrets.token_urlsafe(12)
@@ -173,7 +177,7 @@ class Keystone:
                 self._call("PUT", f"/projects/{self.projects[project]}/users/{user_id}/roles/{roles[role]}")
         for kind, name, url in (
             ("volumev3", "cinderv3", f"{self.endpoint}/v3"), ("block-storage", "cinder", f"{self.endpoint}/v3"),
-            ("compute", "nova", f"{self.endpoint}/v2.1"),
+            ("compute", "nova", f"{self.compute}/v2.1"),
             # Debian 12's openstack opens an image client for each volume it creates, and wants an address for it.
             ("image", "glance", self.image or f"{self.endpoint}/v3"),
         ):  # fmt: skip

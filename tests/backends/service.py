@@ -196,7 +196,7 @@ class Service:
     def attach(self, server_id: str, volume_id: str) -> Answer:
         """Attach a volume."""
         path = f"/v2.1/servers/{server_id}/os-volume_attachments"
-        return self.call("POST", path, {"volumeAttachment": {"volumeId": volume_id}})
+        return self.call("POST", path, {"volumeAttachment": {"volumeId": volume_id}}, version="2.60")
 
     def detach(self, server_id: str, volume_id: str) -> Answer:
         """Detach a volume."""

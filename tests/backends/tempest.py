@@ -18,13 +18,20 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from backends.keystone import Keystone
+from backends.launcher import FLAVOR
 from lab import packages
 from lab.process import run
 
 PACKAGES = ("tempest", "cinder-tempest-plugin")
 CACHE = pathlib.Path(__file__).resolve().parent.parent.parent / ".lab" / "tempest"
-#: Tests of the volume API, and those of Cinder's plugin.
-SELECTION = r"^(tempest\.api\.volume|cinder_tempest_plugin\.api)\."
+#: Tests of the volume API, those of the compute API that are about volumes, and those of Cinder's plugin.
+SELECTION = (
+    r"^(tempest\.api\.volume|cinder_tempest_plugin\.api|tempest\.api\.compute\.volumes\.test_attach_volume\w*|"
+    r"tempest\.api\.compute\.admin\.(test_assisted_volume_snapshots|test_server_external_events|test_volume_swap|"
+    r"test_volumes_negative))\."
+)
+#: Name of the volume type whose volumes several servers may have.
+SHARED_TYPE = "shared"
 
 _LINE = re.compile(
     r"\{\d+\} (?:(?P<test>\S+\.\S+)|\w+ \((?P<class>\S+)\))(?: \[(?P<seconds>[\d.]+)s\])? \.\.\. "
@@ -68,23 +75,31 @@ def configure(path: pathlib.Path, keystone: Keystone, *, image: str, backends: t
         },
         "identity": {"uri_v3": keystone.auth_url, "auth_version": "v3", "region": "RegionOne"},
         "service_available": {
-            "cinder": True, "glance": True, "nova": False, "swift": False, "horizon": False,
+            "cinder": True, "glance": True, "nova": True, "swift": False, "horizon": False,
             # Half of the volume tests are skipped without; none of those that run here asks it for anything.
             "neutron": True,
         },
         # So that readers do what readers may.
         "enforce_scope": {"cinder": True},
-        "compute": {"image_ref": image},
-        "compute-feature-enabled": {"volume_multiattach": True},
+        "compute": {
+            "image_ref": image, "image_ref_alt": image, "flavor_ref": FLAVOR, "flavor_ref_alt": FLAVOR,
+            "max_microversion": "2.100", "build_timeout": 60,
+        },
+        # What Nova does with servers and the launcher does not is switched off.
+        "compute-feature-enabled": {
+            "volume_multiattach": True, "swap_volume": True, "resize": False, "shelve": False, "snapshot": False,
+            "cold_migration": False, "console_output": False,
+        },
         "validation": {"run_validation": False},
         "volume": {
             "catalog_type": "block-storage", "max_microversion": "latest", "backup_driver": "ceph",
             "storage_protocol": "ceph", "build_timeout": 60, "backend_names": ",".join(backends),
-            "manage_snapshot_ref": "source-name,snapshot-%s",
+            "manage_snapshot_ref": "source-name,snapshot-%s", "volume_type_multiattach": SHARED_TYPE,
         },
         "volume-feature-enabled": {
             "backup": True, "clone": True, "snapshot": True, "manage_volume": True, "manage_snapshot": True,
-            "extend_volume_with_snapshot": True, "multi_backend": True, "volume_revert": True,
+            "extend_volume_with_snapshot": True, "extend_attached_volume": True,
+            "extend_attached_encrypted_volume": True, "multi_backend": True, "volume_revert": True,
             "consistency_group": True,
         },
     }  # fmt: skip

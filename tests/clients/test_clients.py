@@ -105,6 +105,10 @@ cloud.compute.create_volume_attachment(server, volume_id=volume.id)
 volume = cloud.block_storage.wait_for_status(volume, "in-use", interval=1, wait=20)
 held = [one.volume_id for one in cloud.compute.volume_attachments(server)]
 print(json.dumps([volume.id, held, volume.attachments[0]["device"]]), flush=True)
+for kept in (False, True):
+    cloud.compute.update_volume_attachment(server, volume.id, delete_on_termination=not kept)
+    [one] = cloud.compute.volume_attachments(server)
+    assert one.delete_on_termination is not kept, one
 cloud.compute.delete_volume_attachment(server, volume.id)
 cloud.block_storage.wait_for_status(volume, "available", interval=1, wait=20)
 cloud.block_storage.delete_volume(volume)
@@ -121,27 +125,3 @@ def test_openstacksdk(cloud: Cloud) -> None:
     assert device.startswith("/dev/vd")
     assert volume not in json.loads(second)
     gone(cloud, volume)
-
-
-@pytest.mark.parametrize("cloud", ["http_basic"], indirect=True)
-def test_what_csi_and_terraform_poll_is_final_at_the_first_look(cloud: Cloud) -> None:
-    service, server = cloud.service, cloud.guest.uuid
-    named = service.call("GET", "/v3/volumes/detail?name=pvc-1", version="3.34")
-    assert named.body["volumes"] == []
-    volume = service.create(name="pvc-1", metadata={"cinder.csi.openstack.org/cluster": "kubernetes"})
-    assert service.volume(volume)["status"] == "available"
-    assert service.call("GET", f"/v2.1/servers/{server}").status == 200
-    attached = service.attach(server, volume)
-    assert attached.status == 200
-    shown = service.volume(volume)
-    assert (shown["status"], shown["attachments"][0]["server_id"]) == ("in-use", server)
-    assert shown["attachments"][0]["device"]
-    path = f"/v2.1/servers/{server}/os-volume_attachments/{volume}"
-    assert service.call("GET", path).body["volumeAttachment"]["volumeId"] == volume
-    assert cloud.guest.wait_disk(volume)
-    assert service.call("DELETE", path).status == 202
-    assert service.call("GET", path).status == 404
-    assert service.call("DELETE", path).status == 404
-    assert service.volume(volume)["attachments"] == []
-    assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
-    assert service.call("GET", f"/v3/volumes/{volume}").status == 404

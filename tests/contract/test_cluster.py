@@ -215,6 +215,35 @@ def test_an_open_image_stays(cluster: Cluster, name: str, watched: Any) -> None:
     assert cluster.trash(name)
 
 
+def test_limits_come_change_and_go_and_no_clone_has_them(cluster: Cluster, name: str) -> None:
+    cluster.create(name, GIB)
+    every = {f"{what}_{unit}_sec" for what in ("total", "read", "write") for unit in ("iops", "bytes")}
+    every = {base + end for base in every for end in ("", "_max", "_max_length")}
+    options = {key: _option(key) for key in every}
+    for limits in (dict.fromkeys(every, 1000), {"read_bytes_sec": 7, "size_iops_sec": 4096}, {}):
+        for _ in range(2):
+            cluster.limit(name, limits)
+            with cluster.opened(name) as image:
+                now = {key: image.note(f"conf_{option}") for key, option in options.items()}
+                assert now == {key: str(limits[key]) if key in limits else None for key in every}
+    cluster.limit(name, {"total_iops_sec": 10})
+    cluster.snapshot(name, "snap")
+    cluster.clone(name, "snap", f"{name}-clone", GIB)
+    cluster.copy(name, f"{name}-copy", GIB)
+    for other in (f"{name}-clone", f"{name}-copy"):
+        with cluster.opened(other) as image:
+            assert [image.note(f"conf_{option}") for option in options.values()] == [None] * len(options)
+    with pytest.raises(errors.ImageNotFound):
+        cluster.limit("nothing", {"read_bytes_sec": 7})
+
+
+def _option(limit: str) -> str:
+    what, unit, _, *end = limit.split("_")
+    of = "" if what == "total" else f"{what}_"
+    last = {"": "limit", "max": "burst", "max_length": "burst_seconds"}["_".join(end)]
+    return f"rbd_qos_{of}{'bps' if unit == 'bytes' else 'iops'}_{last}"
+
+
 def test_images_by_prefix(cluster: Cluster, name: str) -> None:
     cluster.create(f"{name}-a", GIB)
     cluster.create(f"{name}-b", GIB)

@@ -108,3 +108,20 @@ def test_objects(cluster: Cluster, length: int) -> None:
     cluster.drop_object(name)
     cluster.drop_object(name)
     assert cluster.get_object(name) == b""
+
+
+def test_entries(cluster: Cluster) -> None:
+    name = f"cinderlite.{uuid.uuid4()}"
+    assert cluster.entries(name) == {}
+    cluster.put_entries(name, {}, ["a"])
+    many = {f"volume/{number}": bytes([number % 256]) * (number % 100) for number in range(2500)}
+    cluster.put_entries(name, many)
+    assert cluster.entries(name) == many
+    cluster.put_entries(name, {"ü": b"\0", "volume/1": b"other"}, ["volume/2", "not there"])
+    assert cluster.entries(name) == {
+        **{key: many[key] for key in many.keys() - {"volume/2"}},
+        "ü": b"\0",
+        "volume/1": b"other",
+    }
+    cluster.put_entries(name, {}, [*many, "ü"])
+    assert cluster.entries(name) == {}

@@ -107,6 +107,32 @@ def test_a_clone_outlives_its_snapshot_and_its_parent(cluster: Cluster, name: st
     assert gone(cluster, parent)
 
 
+def test_an_image_is_emptied_and_its_snapshots_stay(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    cluster.create(name, GIB)
+    write(name, "kept")
+    cluster.snapshot(name, "snapshot-a")
+    write(name, "lost")
+    for _ in range(2):
+        with cluster.opened(name, write=True) as image:
+            image.resize(0)
+    assert cluster.info(name).size_bytes == 0
+    assert [(one.name, one.size_bytes) for one in cluster.snapshots(name)] == [("snapshot-a", GIB)]
+    cluster.clone(name, "snapshot-a", f"{name}-clone", GIB)
+    assert read(f"{name}-clone") == "kept"
+    with cluster.opened(name, "snapshot-a") as image:
+        assert (image.size_bytes, image.read(0, 4)) == (GIB, b"kept")
+    cluster.remove_snapshot(name, "snapshot-a")
+    parent = cluster.trash(name)
+    assert parent is not None
+    with pytest.raises(errors.ImageBusy):
+        cluster.purge(parent)
+    assert read(f"{name}-clone") == "kept"
+    child = cluster.trash(f"{name}-clone")
+    assert child is not None
+    assert gone(cluster, child)
+    assert gone(cluster, parent)
+
+
 def test_a_copy_has_the_data_of_now_and_leaves_no_snapshot(
     cluster: Cluster, name: str, write: Write, read: Read
 ) -> None:
@@ -204,9 +230,12 @@ def test_an_image_moves_to_another_pool_with_its_snapshots(
 ) -> None:
     cluster.create(name, GIB)
     write(name, "kept")
+    cluster.limit(name, {"read_bytes_sec": 2**30})
     cluster.snapshot(name, "snapshot-a")
     for _ in range(2):
         cluster.move(name, target.pool)
+    with target.opened(name) as moved:
+        assert moved.note("conf_rbd_qos_read_bps_limit") == str(2**30)
     assert target.info(name).size_bytes == GIB
     assert [one.name for one in target.snapshots(name)] == ["snapshot-a"]
     with pytest.raises(errors.ImageNotFound):
@@ -271,6 +300,27 @@ def test_an_image_of_another_pool_can_be_cloned(cluster: Cluster, target: Cluste
             target.size_elsewhere(pool, image, snap)
         with pytest.raises(errors.ImageNotFound):
             target.clone_elsewhere(pool, image, snap, f"{name}-other", GIB)
+
+
+def test_an_image_in_the_trash_is_there_for_a_clone_in_another_pool_until_that_is_whole(
+    cluster: Cluster, target: Cluster, name: str, write: Write
+) -> None:
+    cluster.create(name, GIB)
+    for snap in ("first", "second"):
+        write(name, snap)
+        cluster.snapshot(name, snap)
+    target.clone_elsewhere(cluster.pool, name, "first", f"{name}-clone", GIB)
+    cluster.remove_snapshot(name, "first")
+    image_id = cluster.trash(name)
+    assert image_id is not None
+    with pytest.raises(errors.ImageBusy):
+        cluster.purge(image_id, ["second"])
+    assert target.depth(f"{name}-clone", 9) == 1
+    target.flatten(f"{name}-clone", lambda _clients: None, lambda _done, _total: None)
+    assert target.depth(f"{name}-clone", 9) == 0
+    assert gone(cluster, image_id, ("second",))
+    with target.opened(f"{name}-clone") as clone:
+        assert clone.read(0, 6) == b"first\0"
 
 
 def chain(cluster: Cluster, name: str) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hypervisor under stress, tried on the fake and on QEMU; and QEMU's own faults, on the real one alone.
+"""A hypervisor under stress, tried on the fake, QEMU and libvirt; and QEMU's own faults, on that alone.
 
 `test_guest.py` has the first half of the contract.
 
@@ -13,7 +13,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import shutil
 import socket
 import threading
 import time
@@ -25,35 +24,23 @@ from typing import Any
 import pytest
 
 from cinderlite import errors
-from cinderlite.guests import Guest, RbdDisk, disks
-from contract.stages import FakeStage, RealStage, Stage
+from cinderlite.guests import Guest, RbdDisk, disks, impatience
+from contract.stages import FakeStage, LibvirtStage, RealStage, Stage
 
 real = pytest.mark.real
 #: Seconds in which a live guest lets a disk go.
 SOON = 10.0
 
 
-@pytest.fixture(scope="session")
-def _real_stage(request: pytest.FixtureRequest) -> Iterator[RealStage]:
-    for program in ("ceph-mon", "qemu-system-x86_64"):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} on this machine")
-    stage = RealStage(request.getfixturevalue("lab_directory"), request.getfixturevalue("ceph"))
-    yield stage
-    stage.end()
+REAL_STAGES = [pytest.param(name, marks=real) for name in ("real_stage", "libvirt_stage")]
 
 
-@pytest.fixture
-def real_stage(_real_stage: RealStage) -> Iterator[RealStage]:
-    yield _real_stage
-    _real_stage.tidy()
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
+@pytest.fixture(params=["fake", *REAL_STAGES])
 def stage(request: pytest.FixtureRequest) -> Stage:
+    """Each of the three hypervisors."""
     if request.param == "fake":
         return FakeStage()
-    found: RealStage = request.getfixturevalue("real_stage")
+    found: RealStage = request.getfixturevalue(request.param)
     return found
 
 
@@ -223,14 +210,65 @@ def test_a_killed_guest_is_gone(stage: Stage) -> None:
     guest = stage.hypervisor.find(bare)
     guest.attach(disk, ())
     stage.kill(bare)
-    for one in (guest, stage.hypervisor.find(bare)):
+    for one in () if stage.keeps else (guest, stage.hypervisor.find(bare)):
         with pytest.raises(errors.GuestGone):
             one.disks()
         with pytest.raises(errors.GuestGone):
             one.detach(disk.volume_id, 1)
         with pytest.raises(errors.GuestGone):
             one.attach(disk, ())
+    time.sleep(0.1 if stage.keeps else 0)  # Until the last list does not count any more.
     assert {server.id: server.status for server in stage.hypervisor.servers()}[bare] == "SHUTOFF"
+
+
+# -- libvirt alone
+
+
+@real
+def test_a_domain_that_is_not_defined_is_gone_with_its_end(libvirt_stage: LibvirtStage) -> None:
+    fleeting = libvirt_stage.add("fleeting", ports=0, scsi=True, guest_os=False, memory=64, keep=False)
+    guest, disk = libvirt_stage.hypervisor.find(fleeting.uuid), libvirt_stage.disk()
+    before = libvirt_stage.secrets()
+    for _ in range(2):
+        guest.attach(disk, ())
+        assert guest.disks() == {disk.volume_id}
+        guest.detach(disk.volume_id, SOON)
+        assert libvirt_stage.secrets() == before
+    guest.attach(disk, ())
+    fleeting.stop()
+    for ask in (guest.disks, lambda: guest.attach(disk, ()), lambda: guest.detach(disk.volume_id, SOON)):
+        with pytest.raises(errors.GuestGone):
+            ask()
+    assert libvirt_stage.secrets() == before
+    with pytest.raises(errors.ServerNotFound):
+        libvirt_stage.hypervisor.find(fleeting.uuid)
+
+
+@real
+def test_libvirt_copies_no_disk_and_changes_nothing(libvirt_stage: LibvirtStage) -> None:
+    disk = libvirt_stage.disk()
+    guest, target = libvirt_stage.hypervisor.find(libvirt_stage.linux()), dataclasses.replace(disk, pool="second")
+    with pytest.raises(errors.GuestRefused):
+        guest.mirror(target, 0, lambda: None)
+    guest.attach(disk, ())
+    held = libvirt_stage.holdings(libvirt_stage.linux())
+    for refused in (lambda: guest.mirror(target, 0, lambda: None), lambda: guest.pivot(target)):
+        with pytest.raises(errors.GuestRefused):
+            refused()
+    guest.unmirror(target)
+    assert guest.mirrored(target).phase == "none"
+    assert libvirt_stage.holdings(libvirt_stage.linux()) == held
+    guest.detach(disk.volume_id, SOON)
+    guest.pivot(target)
+
+
+@real
+def test_an_image_of_a_namespace_is_refused(libvirt_stage: LibvirtStage) -> None:
+    guest = libvirt_stage.hypervisor.find(libvirt_stage.linux())
+    disk = dataclasses.replace(libvirt_stage.disk(), namespace="demo")
+    with pytest.raises(errors.GuestRefused, match="namespace"):
+        guest.attach(disk, ())
+    assert guest.disks() == frozenset()
 
 
 # -- QEMU alone: the key
@@ -384,6 +422,34 @@ def test_a_frozen_cluster_ends_in_a_time_out_and_can_be_cleared(real_stage: Real
         except errors.Unavailable:
             assert time.monotonic() < deadline
     assert real_stage.holdings(linux) == before
+
+
+@real
+@pytest.mark.timeout(60)
+def test_a_frozen_monitor_of_ceph_stops_a_vm_for_no_longer_than_the_bound(real_stage: RealStage) -> None:
+    """As when it freezes right after it was found to be well."""
+    linux, disk = real_stage.linux(), real_stage.disk()
+    guest = real_stage.hypervisor.find(linux)
+    before = real_stage.holdings(linux)
+    real_stage.ceph.pause_mon()
+    try:
+        with pytest.raises(errors.GuestRefused):  # QEMU itself gave up, in less than a command may take.
+            guest.attach(disk, ())
+        assert real_stage.holdings(linux) == before
+    finally:
+        real_stage.ceph.resume_mon()
+    guest.attach(disk, ())
+    guest.detach(disk.volume_id, SOON)
+
+
+@real
+def test_a_file_that_qemu_cannot_read_is_done_without(real_stage: RealStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when QEMU runs in a container, or may not look into the directory."""
+    monkeypatch.setattr(impatience, "file", lambda *_: "/nonexistent/ceph.conf")
+    bare, disk = real_stage.bare(1), real_stage.disk()
+    guest = real_stage.hypervisor.find(bare)
+    guest.attach(disk, ())
+    assert held_disk(guest, disk)
 
 
 @real

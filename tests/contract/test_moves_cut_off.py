@@ -6,6 +6,9 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -203,6 +206,35 @@ def test_a_move_is_finished_after_a_kill(
     check(target, name)
 
 
+@pytest.mark.parametrize("cut", [unlinked, committing], ids=lambda cut: cut.__name__)
+def test_a_move_between_namespaces_is_finished_too(
+    ceph: Ceph, real_cluster: Cluster, cut: Callable[[Half], None]
+) -> None:
+    import rados
+    import rbd
+
+    places = [real_cluster.within(f"cut-{word}") for word in ("source", "target")]
+    name = make(places[0])
+    places[1].create(f"{name}-other", SIZE)
+    with (
+        rados.Rados(conffile=str(ceph.conf), conf={"rbd_default_clone_format": "2"}) as connection,
+        connection.open_ioctx(ceph.pool) as source,
+        connection.open_ioctx(ceph.pool) as target,
+    ):
+        source.set_namespace(places[0].namespace)
+        target.set_namespace(places[1].namespace)
+        cut(Half(source, target, name))
+        places[0].move(name, ceph.pool, places[1].namespace)
+        check(target, name)
+        assert rbd.RBD().list(source) == []
+    assert places[0].trashed() == []
+    places[1].remove_snapshot(name, "snapshot-x")
+    for left in (name, f"{name}-other"):
+        image_id = places[1].trash(left)
+        assert image_id is not None
+        assert places[1].purge(image_id)
+
+
 def test_clones_find_their_parent_after_a_kill(real_cluster: Cluster, pools: tuple[Any, Any]) -> None:
     import rbd
 
@@ -239,6 +271,42 @@ def test_a_move_that_cannot_be_done_is_taken_back(ceph: Ceph, real_cluster: Clus
     source, target = pools
     check(source, name)
     assert name not in rbd.RBD().list(target)
+    assert name not in [former for _, former in real_cluster.trashed()]
+
+
+#: Opens an image, takes its lock by writing to it, says so, and waits to be killed.
+HOLDER = """
+import sys, time, rados, rbd
+conf, pool, name, at = sys.argv[1:]
+with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx(pool) as ioctx, rbd.Image(ioctx, name) as image:
+    image.write(b"kept", int(at))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("cut", [both_marked, prepared, executed], ids=lambda cut: cut.__name__)
+def test_one_that_a_dead_client_still_holds_half_way_is_moved_on_later(
+    ceph: Ceph, real_cluster: Cluster, pools: tuple[Any, Any], cut: Callable[[Half], None]
+) -> None:
+    """Ceph takes it for alive for a while. Nobody may say then that the image is where it was: that is not so."""
+    source, target = pools
+    name = make(real_cluster)
+    half = Half(source, target, name)
+    words = [sys.executable, "-c", HOLDER, str(ceph.conf), TARGET, name, "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+    cut(half)
+    began = time.monotonic()
+    while True:
+        try:
+            real_cluster.move(name, TARGET)
+            break
+        except errors.CephUnavailable:
+            assert time.monotonic() - began < 90
+    check(target, name)
     assert name not in [former for _, former in real_cluster.trashed()]
 
 

@@ -2,7 +2,8 @@
 """cinderlite-api that kills itself (SIGKILL, all its processes) at the point that DIE_AT names.
 
 Points: `begun`, `stepped` (before and after the step, that is: right after the first commit and right before the
-second), `settled` (right after the second commit), `qmp:N` (before the N-th QMP command of an attach or detach).
+second), `settled` (right after the second commit), `qmp:N` (before the N-th QMP command of an attach or detach),
+`qmp:NAME` (before the first command of that name).
 `DIE_VERB` limits it to one verb. It dies at most once: the file DIE_ONCE is removed first.
 """
 
@@ -34,13 +35,13 @@ def break_states() -> None:
     """Die around the step."""
     run, settle = states.Machine.run, states.Machine._settle
 
-    def dying_run(self: states.Machine, world: Any, row_id: str, owner: str) -> Any:
+    def dying_run(self: states.Machine, world: Any, begun: Any, owner: str) -> Any:
         with world.db.read() as session:
-            row = session.get(self.model, row_id)
+            row = session.get(self.model, begun if isinstance(begun, str) else begun.id)
         mine = row is not None and row.intent is not None and row.intent["verb"] == VERB
         if mine and POINT == "begun":
             die()
-        outcome = run(self, world, row_id, owner)
+        outcome = run(self, world, begun, owner)
         if mine and POINT == "settled":
             die()
         return outcome
@@ -55,7 +56,7 @@ def break_states() -> None:
 
 
 def break_qmp() -> None:
-    """Die before the N-th command that changes something."""
+    """Die before the N-th command that changes something, or the first of a name."""
     do = monitor.Monitor.do
     changing = {"object-add", "object-del", "blockdev-add", "blockdev-del", "device_add", "device_del"}
     seen = 0
@@ -64,8 +65,10 @@ def break_qmp() -> None:
         nonlocal seen
         if command in changing:
             seen += 1
-            if seen == int(COUNT):
+            if str(seen) == COUNT:
                 die()
+        if command == COUNT:
+            die()
         return await do(self, command, arguments)
 
     if POINT == "qmp":

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -54,13 +56,26 @@ def make(service: Service, volume: str, **fields: Any) -> str:
     return made
 
 
-def restored(service: Service, backup: str, **fields: Any) -> str:
+def restored(service: Service, backup: str, expected: str = "available", **fields: Any) -> str:
     answer = service.call("POST", f"/v3/backups/{backup}/restore", {"restore": fields})
     assert answer.status == 202, answer.text
     volume = str(answer.body["restore"]["volume_id"])
-    service.rest(volume, "available")
+    service.rest(volume, expected)
     rest(service, backup)
     return volume
+
+
+def restored_at_once(service: Service, backup: str) -> str:
+    answer = service.call("POST", f"/v3/backups/{backup}/restore", {"restore": {}})
+    assert answer.status == 202, answer.text
+    volume = str(answer.body["restore"]["volume_id"])
+    assert service.volume(volume)["status"] == "available"
+    return volume
+
+
+def above(ceph: Ceph, volume: str) -> Any:
+    """What an image is a clone of."""
+    return json.loads(ceph.rbd("info", f"{ceph.pool}/volume-{volume}", "--format", "json")).get("parent")
 
 
 def digest(ceph: Ceph, volume: str) -> str:
@@ -107,6 +122,30 @@ def test_increments_of_a_disk_in_use_come_back_whatever_was_deleted(
     wait(lambda: not mine & {*ceph.images(), *ceph.trash()}, timeout=60, what="the images to be gone")
 
 
+def test_a_restored_volume_is_used_at_once_and_its_backup_deleted(
+    service: Service, ceph: Ceph, guests: tuple[Guest, Guest]
+) -> None:
+    volume = service.create()
+    image = f"volume-{volume}"
+    ceph.write(image, os.urandom(32 * MIB), 3 * MIB)
+    before, first = ceph.read(image, 40 * MIB), make(service, volume)
+    ceph.write(image, os.urandom(8 * MIB), 30 * MIB)
+    then, second = digest(ceph, volume), make(service, volume, incremental=True)
+    old, new = (restored_at_once(service, backup) for backup in (first, second))
+    assert service.attach(guests[0].uuid, old).status == 200
+    for backup in (first, second):
+        remove(service, backup)
+        assert status(service, backup) == "gone"
+    device = guests[0].wait_disk(old)
+    guests[0].write(device, "ours")
+    service.detach(guests[0].uuid, old)
+    wait(lambda: not used(ceph) and not ceph.trash(POOL), timeout=60, what="the chain to be gone")
+    assert [above(ceph, copy) for copy in (old, new)] == [None, None]
+    assert digest(ceph, new) == then
+    assert ceph.read(f"volume-{old}", 36 * MIB, 4 * MIB) == before[4 * MIB :]
+    assert ceph.read(f"volume-{old}", 5) == b"ours\n"
+
+
 def test_a_volume_is_restored_in_place(service: Service, ceph: Ceph) -> None:
     volume = service.create()
     image = f"volume-{volume}"
@@ -120,7 +159,7 @@ def test_a_volume_is_restored_in_place(service: Service, ceph: Ceph) -> None:
     assert digest(ceph, volume) == then
 
 
-def test_damage_in_the_pool_is_told_and_never_restored(service: Service, ceph: Ceph) -> None:
+def test_damage_in_the_pool_is_told_and_never_written_over_a_volume(service: Service, ceph: Ceph) -> None:
     volume = service.create()
     ceph.write(f"volume-{volume}", b"a" * (5 * MIB))
     made = make(service, volume)
@@ -131,9 +170,12 @@ def test_damage_in_the_pool_is_told_and_never_restored(service: Service, ceph: C
     ceph.rbd("snap", "create", "--no-progress", f"{POOL}/{chain}@{snap}")
     with pytest.raises(LabError, match="damaged"):
         service.manage("backup", "verify", made)
-    copy = service.call("POST", f"/v3/backups/{made}/restore", {"restore": {}}).body["restore"]["volume_id"]
-    service.rest(copy, "error")
-    assert any("damaged" in one or "create" in one for one in service.messages(copy))
+    copy = restored_at_once(service, made)
+    wait(lambda: service.volume(copy)["status"] == "error", timeout=30, what="the damage to be found")
+    assert any("damaged" in one for one in service.messages(copy))
+    ceph.write(f"volume-{volume}", b"b")
+    assert restored(service, made, volume_id=volume, expected="error_restoring") == volume
+    assert ceph.read(f"volume-{volume}", 2) == b"ba"
 
 
 def test_a_killed_service_finishes_its_backup_and_its_restore(service: Service, ceph: Ceph) -> None:

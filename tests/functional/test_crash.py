@@ -66,6 +66,7 @@ def at_rest(service: Service, ceph: Ceph, guest: Guest) -> bool:
         and set(ceph.images()) == images
         and not ceph.trash()
         and inside == attached
+        and len(ceph.users()) == len(attached)
         and all(bool(one["attachments"]) == (one["status"] == "in-use") for one in volumes)
     )
 

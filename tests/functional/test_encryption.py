@@ -18,13 +18,15 @@ LUKS = {"provider": "luks", "control_location": "front-end", "cipher": "aes-xts-
 
 
 @pytest.fixture
-def encrypting(service: Service) -> Service:
-    """The service with a key store and a type `gold` of encrypted volumes."""
+def encrypting(service: Service, ceph: Ceph) -> Service:
+    """The service with a key store, a type `gold` of encrypted volumes, and a backup pool."""
     service.stop()
+    ceph.add_pool("backups")
     path = service.directory / "keys"
     path.write_text("ab" * 32 + "\n", encoding="ascii")
     path.chmod(0o600)
-    service.configure({"encryption": {"key_store": "database", "key_file": path}})
+    vault = {"backup_ceph_pool": "backups", "backup_ceph_conf": ceph.conf, "backup_ceph_user": ceph.user}
+    service.configure({"DEFAULT": vault, "encryption": {"key_store": "database", "key_file": path}})
     service.start()
     made = service.call("POST", "/v3/types", {"volume_type": {"name": "gold"}}, user="root").body["volume_type"]["id"]
     answer = service.call("POST", f"/v3/types/{made}/encryption", {"encryption": LUKS}, user="root")
@@ -39,6 +41,17 @@ def raw(ceph: Ceph, volume: str) -> bytes:
         ceph.rbd("export", f"{ceph.pool}/volume-{volume}", str(path))
         with path.open("rb") as file:
             return file.read(32 * 2**20)
+
+
+def from_a_backup(service: Service, volume: str) -> str:
+    """A new volume, which can be used while it still shares the backup's data."""
+    made = service.call("POST", "/v3/backups", {"backup": {"volume_id": volume}}).body["backup"]["id"]
+    path = f"/v3/backups/{made}"
+    wait(lambda: service.call("GET", path).body["backup"]["status"] == "available", timeout=60, what="the backup")
+    answer = service.call("POST", f"{path}/restore", {"restore": {}})
+    assert answer.status == 202, answer.text
+    assert service.call("DELETE", path).status == 202
+    return str(answer.body["restore"]["volume_id"])
 
 
 def test_only_guests_read_what_guests_wrote(encrypting: Service, ceph: Ceph, guests: tuple[Guest, Guest]) -> None:
@@ -68,7 +81,8 @@ def test_only_guests_read_what_guests_wrote(encrypting: Service, ceph: Ceph, gue
     assert b"pattern-of-the-guest" not in stored
 
     clone = service.create(size=2, source_volid=volume)
-    for made in (volume, clone):
+    restored = from_a_backup(service, volume)
+    for made in (volume, clone, restored):
         answer = service.attach(two.uuid, made)
         assert answer.status == 200, answer.text
         assert two.sha256(two.wait_disk(made)) == written

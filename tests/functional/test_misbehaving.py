@@ -60,7 +60,7 @@ def test_the_volumes_of_a_killed_vm_come_back(
     wait(lambda: statuses(service).get(guest.uuid) == "SHUTOFF", timeout=10, what="the dead VM to show")
     # The dead client's watch lapses by and by; before that Ceph cannot know that it will not write any more.
     service.rest(volume, "available", 60)
-    assert "not running any more" in " ".join(service.messages(volume))
+    assert "is no more" in " ".join(service.messages(volume))
     assert ceph.watchers(f"volume-{volume}") == []
     other = guests[0]
     assert service.attach(other.uuid, volume).status == 200

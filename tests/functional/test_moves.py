@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from backends.service import Service
 from lab.ceph import Ceph
+from lab.guest import Guest
 from lab.process import wait
 
 pytestmark = pytest.mark.real
@@ -88,3 +90,52 @@ def test_a_move_that_was_broken_off_is_finished(service: Service, ceph: Ceph) ->
     service.rest(volume, "available", timeout=120)
     assert service.volume(volume)["volume_type"] == "quick"
     assert digest(ceph, f"{FAST}/{image}") == before
+
+
+def numbers(ceph: Ceph, image: str, count: int) -> list[int]:
+    """The numbers that an image has in its pages, from the first on."""
+    exported = ceph.directory / "exported"
+    ceph.rbd("export", "--no-progress", image, str(exported))
+    try:
+        with exported.open("rb") as file:
+            return [int(file.read(4096).rstrip(b"\0") or b"0") for _ in range(count)]
+    finally:
+        exported.unlink()
+
+
+def test_a_volume_in_use_goes_over_while_its_server_writes_and_the_service_dies(
+    service: Service, ceph: Ceph, guests: tuple[Guest, Guest]
+) -> None:
+    """Between two commands to QEMU: the images are equal, the row says the other one, the server's writes wait."""
+    guest = guests[0]
+    service.stop()
+    once = service.directory / "once"
+    once.touch()
+    service.start("functional.dying_api", DIE_AT="qmp:job-finalize", DIE_VERB="retype_and_mirror", DIE_ONCE=str(once))
+    volume = service.create()
+    image = f"volume-{volume}"
+    assert service.attach(guest.uuid, volume).status == 200
+    device = guest.wait_disk(volume)
+    page = "dd bs=4096 seek=$((n-1)) conv=sync,notrunc,fsync"
+    loop = f"while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n | {page} of={device}; echo $n > /tmp/stored; done"
+    guest.run(f"rm -f /tmp/stop /tmp/stored; (n=0; {loop}; touch /tmp/stopped) > /dev/null 2>&1 &")
+    retype(service, volume)
+    wait(lambda: not once.exists(), timeout=30, what="the service to die")
+    service.kill()
+    before = guest.run("cat /tmp/stored")
+    time.sleep(0.5)
+    assert guest.run("cat /tmp/stored") == before
+    service.start()
+    service.rest(volume, "in-use")
+    assert service.volume(volume)["volume_type"] == "quick"
+    assert image not in ceph.images()
+    assert image in ceph.images(FAST)
+    wait(lambda: int(guest.run("cat /tmp/stored")) > int(before) + 5, timeout=20, what="the server to go on")
+    guest.run("touch /tmp/stop; while [ ! -e /tmp/stopped ]; do sleep 0.1; done; rm /tmp/stopped")
+    count = int(guest.run("cat /tmp/stored"))
+    assert numbers(ceph, f"{FAST}/{image}", count) == list(range(1, count + 1))
+    assert service.detach(guest.uuid, volume).status == 202
+    service.rest(volume, "available")
+    guest.wait_no_disk(volume)
+    assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
+    wait(lambda: not ceph.images(FAST) and not ceph.trash(), timeout=60, what="both pools to be empty")

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import json
 import pathlib
+import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from cinderlite import app, config
 from cinderlite.cmd import manage
 from cinderlite.context import Context, World
-from cinderlite.core import snapshots, types, volumes
+from cinderlite.core import records, snapshots, types, volumes
+from cinderlite.core.recorder import Recorder
+from cinderlite.db import models
 from lab.ceph import Ceph
+from lab.libvirt import Libvirt
 
 pytestmark = pytest.mark.real
 
@@ -115,6 +120,60 @@ def test_from_a_bare_cluster_to_a_repaired_fault(
     [command] = [line.rpartition(": ")[2] for line in text.splitlines() if stray in line]
     ceph.rbd(*command.split()[3:])
     assert stray in ceph.trash(POOL)
+    the_database_is_lost_and_rebuilt(run, world, first, tmp_path)
+
+
+def the_database_is_lost_and_rebuilt(run: Manage, world: World, first: Any, state: pathlib.Path) -> None:
+    recorder = Recorder(world)
+    while recorder.once():
+        pass
+    recorder.let_go()
+    tables = (models.Volume, models.Snapshot, models.VolumeType)
+
+    def rows() -> list[list[dict[str, Any]]]:
+        hidden = frozenset({"unwritten", "record_host", "lease_until", "lease_owner"})
+        with world.db.read() as session:
+            return [[records.plain(row, hidden) for row in session.scalars(select(table).order_by(table.id))]
+                    for table in tables]  # fmt: skip
+
+    before = rows()
+    status, text = run("rebuild")
+    assert (status, "it has 3 volumes" in text) == (1, True)
+    world.db.close()
+    for path in state.glob("cinderlite.sqlite*"):
+        path.unlink()
+    assert run("db", "upgrade")[0] == 0
+    status, text = run("rebuild", "--dry-run")
+    assert "volumes: 3 would be made" in text
+    assert rows() == [[], [], []]
+    status, text = run("rebuild", "--json")
+    told = json.loads(text)
+    # What the audit told of before, and nothing else.
+    assert (status, [one["kind"] for one in told["findings"]]) == (1, ["unmanaged-snapshot"])
+    assert rows() == before
+    status, text = run("explain", first.id, "--json")
+    assert (status, json.loads(text)["remarks"]) == (0, [])
+
+
+def libvirt_is_told_the_key(run: Manage, ceph: Ceph, words: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as name:
+        pathlib.Path(name).chmod(0o755)  # libvirt runs as somebody else.
+        libvirt = Libvirt(pathlib.Path(name) / "libvirt")
+        try:
+            libvirt.start()
+            for _ in range(2):
+                status, text = run(*words, "--libvirt", libvirt.uri)
+                assert (status, text.count("secret-set-value")) == (0, 1), text
+            uuid = ceph.command("fsid").strip()
+            kept = libvirt.directory / "home" / ".config" / "libvirt" / "secrets" / f"{uuid}.base64"
+            assert (
+                kept.read_text(encoding="ascii").strip() == ceph.command("auth", "print-key", f"client.{USER}").strip()
+            )
+        finally:
+            libvirt.destroy()
+    assert kept.parent.exists() is False
+    status, text = run(*words, "--libvirt", libvirt.uri)
+    assert (status, "cinderlite-manage: The libvirt of" in text) == (1, True)
 
 
 def bootstrap_makes_what_is_missing(run: Manage, ceph: Ceph, keyring: pathlib.Path) -> None:
@@ -131,6 +190,7 @@ def bootstrap_makes_what_is_missing(run: Manage, ceph: Ceph, keyring: pathlib.Pa
     assert ceph.command("auth", "print-key", f"client.{USER}").strip() not in text
     status, text = run(*words)
     assert (status, text.count("there already: ")) == (0, 3)
+    libvirt_is_told_the_key(run, ceph, words)
     # Neither a pool of something else's nor rights that somebody gave are touched.
     ceph.command("osd", "pool", "application", "enable", POOL, "rgw", "--yes-i-really-mean-it")
     status, text = run(*words)
@@ -147,4 +207,8 @@ def bootstrap_makes_what_is_missing(run: Manage, ceph: Ceph, keyring: pathlib.Pa
     status, text = run("ceph", "check")
     assert (status, "problem" in text) == (0, False), text
     assert "trial: an image was made" in text
+    # Whoever has the rights of before goes on as before, and is told how it could be.
+    assert "hint: users: it may not make cephx users" in text
+    status, text = run(*words)
+    assert (status, text.count("there already: ")) == (0, 3)
     assert ceph.images(POOL) == ceph.trash(POOL) == []

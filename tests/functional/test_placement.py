@@ -11,6 +11,7 @@ import pytest
 
 from backends.service import Service
 from lab.ceph import Ceph
+from lab.process import wait
 
 pytestmark = pytest.mark.real
 
@@ -67,6 +68,7 @@ def test_ceph_decides_how_much_fits(service: Service, ceph: Ceph) -> None:
 
 
 def test_a_frozen_pool_keeps_what_it_has(service: Service) -> None:
+    wait(lambda: hosts(service) != [], timeout=20, what="the service to report its back ends")
     [name] = hosts(service)
     host = {"host": name}
     assert service.call("PUT", "/v3/os-services/freeze", host, user="root").status == 200

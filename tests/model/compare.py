@@ -167,20 +167,38 @@ def absent(stage: Stage, expected: Expected, turn: int) -> None:
             assert stage.clients[project].get(f"/v3/{path}").status_code == 404, path
 
 
+def answers(stage: Stage) -> list[Any]:
+    """All that everybody is told of what lasts; what awaits a transfer is as available as it will be."""
+    found = []
+    for client in (*stage.clients.values(), stage.admin):
+        for noun in ("volumes", "snapshots", "backups", "groups", "group_snapshots"):
+            listed = _asked(client, f"/v3/{noun}/detail?sort=created_at:asc")[noun]
+            found += [{**one, "status": one["status"].replace("awaiting-transfer", "available")} for one in listed]
+    for project in stage.clients:
+        found.append(_asked(stage.admin, f"/v3/os-quota-sets/{project}?usage=True"))
+    for path in ("types?is_public=None", "group_types"):
+        found.append(_asked(stage.admin, f"/v3/{path}"))
+    return found
+
+
 # -- what the database says
 
 
 def at_rest(stage: Stage, expected: Expected) -> None:
-    """Nothing is under way but the end of images in the trash that clones need, and no row is left without its thing."""
+    """Nothing is under way but the end of images in the trash that clones need, and no row is left without its thing.
+
+    An image that is itself in the trash may need the chain of the backups that it was restored from.
+    """
+    sharing = any(one.deleted and one.busy and one.restored_from for one in stage.rows(models.Volume))
     kept = {volume_id for ids in expected.trash().values() for volume_id in ids}
     for machine in reconcile.MACHINES:
         for row in stage.rows(machine.model):
-            waits = isinstance(row, models.Volume) and row.id in kept
+            waits = row.id in kept if isinstance(row, models.Volume) else row.status == "deleted" and sharing
             assert (bool(row.busy), row.intent is not None) == (waits, waits), (row.id, row.status, row.intent)
             assert row.lease_owner is None, (row.id, row.lease_owner)
     assert {one.id for one in stage.rows(models.Volume) if not one.deleted} == set(expected.volumes)
     assert {one.id for one in stage.rows(models.Snapshot)} == set(expected.snapshots)
-    assert {one.id for one in stage.rows(models.Backup)} == set(expected.backups)
+    assert {one.id for one in stage.rows(models.Backup) if one.status != "deleted"} == set(expected.backups)
     assert {one.id for one in stage.rows(models.Transfer) if not one.deleted} == set(expected.transfers)
     assert {one.id for one in stage.rows(models.Group)} == set(expected.groups)
     kinds = {one.id: one.name for one in stage.rows(models.VolumeType)}
@@ -198,8 +216,9 @@ def images(stage: Stage, expected: Expected) -> None:
     for backend in trash:
         cluster = stage.cluster(backend)
         here = [one for one in expected.volumes.values() if one.backend == backend]
-        assert cluster.images("") == {f"volume-{one.id}" for one in here}
-        for volume in here:
+        left = [one for one in expected.outlived().values() if one.backend == backend]
+        assert cluster.images("") == {f"volume-{one.id}" for one in (*here, *left)}
+        for volume in (*here, *left):
             _image(stage, expected, volume)
         assert sorted(name for _, name in cluster.trashed()) == sorted(f"volume-{one}" for one in trash[backend])
 
@@ -207,13 +226,15 @@ def images(stage: Stage, expected: Expected) -> None:
 def _image(stage: Stage, expected: Expected, volume: Volume) -> None:
     cluster, name = stage.cluster(volume.backend), f"volume-{volume.id}"
     found = cluster.info(name)
-    assert (found.size_bytes, found.watchers) == (volume.size * GIB, [])
+    there_is = volume.id in expected.volumes
+    assert (found.size_bytes, found.watchers) == (volume.size * GIB * there_is, [])
     mine = expected.snapshots_of(volume.id)
     sizes = {f"snapshot-{one.id}": one.size * GIB for one in mine}
     there = {one.name: one.size_bytes for one in cluster.snapshots(name)}
-    assert there.keys() == sizes.keys() | {vault.snap_of(one) for one in volume.backups}
+    assert there.keys() == sizes.keys() | {vault.snap_of(one) for one in volume.backups if there_is}
     assert {snap: there[snap] for snap in sizes} == sizes
-    _data(cluster, name, None, volume.data)
+    if there_is:
+        _data(cluster, name, None, volume.data)
     for snapshot in mine:
         _data(cluster, name, f"snapshot-{snapshot.id}", snapshot.data)
 
@@ -246,7 +267,8 @@ def backups(stage: Stage, expected: Expected) -> None:
     assert pool.images("") == chains.keys()
     assert {chain: {one.name for one in pool.snapshots(chain)} for chain in chains} == chains
     assert stage.objects() == {f"cinderlite.backup.{one['id']}" for one in details.values()}
-    assert pool.trashed() == []
+    waiting = {one.details["chain"] for one in stage.rows(models.Backup) if one.status == "deleted"}
+    assert {name for _, name in pool.trashed()} == waiting
     for backup_id, one in details.items():
         _data(pool, one["chain"], vault.snap_of(one["id"]), expected.backups[backup_id].data)
         vault.verify(pool, one["chain"], one["id"])

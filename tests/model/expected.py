@@ -108,7 +108,7 @@ class Expected:
         self.backups: dict[str, Backup] = {}
         self.transfers: dict[str, Transfer] = {}
         self.groups: dict[str, Group] = {}
-        #: Volumes that were deleted: their images stay in the trash while clones need them.
+        #: Volumes that were deleted: their images stay while snapshots are left, then in the trash while clones need them.
         self.deleted: dict[str, Volume] = {}
         #: Paths of what is not there any more.
         self.gone: list[str] = []
@@ -128,16 +128,26 @@ class Expected:
         """The volumes of a group."""
         return [one for one in self.volumes.values() if one.group == group_id]
 
+    def home(self, snapshot: Snapshot) -> Volume:
+        """The volume of a snapshot, which may have been deleted."""
+        return self.volumes.get(snapshot.volume) or self.deleted[snapshot.volume]
+
+    def outlived(self) -> dict[str, Volume]:
+        """The deleted volumes of which snapshots are left."""
+        left = {one.volume for one in self.snapshots.values()}
+        return {volume_id: volume for volume_id, volume in self.deleted.items() if volume_id in left}
+
     def trash(self) -> dict[str, set[str]]:
-        """Back end → volumes whose images must still be in the trash: the ancestors of those that live."""
+        """Back end → volumes whose images must still be in the trash: the ancestors of those that have theirs."""
         needed: set[str] = set()
-        for volume in self.volumes.values():
+        named = self.volumes | self.outlived()
+        for volume in named.values():
             parent = volume.parent
             while parent is not None:
                 needed.add(parent)
                 parent = (self.volumes.get(parent) or self.deleted[parent]).parent
         found: dict[str, set[str]] = {"ceph": set(), "fast": set()}
-        for volume_id in needed & self.deleted.keys():
+        for volume_id in needed - named.keys():
             found[self.deleted[volume_id].backend].add(volume_id)
         return found
 
@@ -165,11 +175,11 @@ class Expected:
 
     # -- what happens to it
 
-    def drop_volume(self, volume_id: str) -> None:
-        """A volume goes, and its snapshots with it."""
+    def drop_volume(self, volume_id: str, *, alone: bool = False) -> None:
+        """A volume goes, and its snapshots with it if it does not go alone."""
         self.deleted[volume_id] = self.volumes.pop(volume_id)
         self.gone.append(f"volumes/{volume_id}")
-        for snapshot in self.snapshots_of(volume_id):
+        for snapshot in [] if alone else self.snapshots_of(volume_id):
             self.drop_snapshot(snapshot.id)
 
     def drop_snapshot(self, snapshot_id: str) -> None:

@@ -18,7 +18,10 @@ from oslo_config import cfg
 from backends.databases import Databases
 from cinderlite.ceph.cluster import Cluster, OpenImage
 from cinderlite.context import World
-from cinderlite.core import reconcile
+from cinderlite.core import reconcile, records
+from cinderlite.core.progress import silent
+from cinderlite.core.rebuild import Rebuilt, rebuild
+from cinderlite.core.recorder import Recorder
 from cinderlite.db import models
 from cinderlite.db.session import Database
 from conftest import OTHER, PROJECT, Client, cluster_of, world_of_fakes, world_over
@@ -54,6 +57,8 @@ class Stage:
         self.conf = conf
         self.clients = {project: client.at("3.71") for project, client in zip((PROJECT, OTHER), clients, strict=True)}
         self.admin = admin.at("3.71")
+        #: Whether snapshots outlive volumes.
+        self.outlive: bool = conf.snapshots_outlive_volumes
         self.database = database
         self._databases = databases
         self._application = application
@@ -67,6 +72,7 @@ class Stage:
         self.life = Life()
         self.world = self.make_world()
         self._application.extensions["cinderlite"].world = self.world
+        self._recorder = Recorder(self.world)
         with self.world.db.write() as session:
             specs = [models.ExtraSpec(key="volume_backend_name", value="fast")]
             session.add(models.VolumeType(name="quick", extra_spec_rows=specs))
@@ -84,6 +90,21 @@ class Stage:
         # Where a volume goes must not hang on when the pools were looked at last.
         cluster_of(made, "fast").free_bytes //= 2
         return made
+
+    def lose_database(self, faults: list[tuple[int, str]]) -> Rebuilt:
+        """Throw the database away and build it anew from what was recorded, in spite of what goes wrong meanwhile."""
+        self.life.faults = faults
+        while self.life.faults:
+            before = list(self.life.faults)
+            with contextlib.suppress(Killed):
+                self._recorder.once()
+            if self.life.faults == before:
+                self.life.faults.clear()
+        while self._recorder.once():
+            pass
+        self._databases.fresh()
+        self._recorder = Recorder(self.world)
+        return rebuild(self.world, silent)
 
     def cluster(self, backend: str) -> Cluster:
         """The cluster of a back end."""
@@ -155,7 +176,8 @@ class Stage:
 
     def backup_details(self) -> dict[str, Mapping[str, Any]]:
         """What the database knows of each backup: its chain, among others."""
-        return {one.id: {**one.details, "id": one.stored_as} for one in self.rows(models.Backup)}
+        rows = [one for one in self.rows(models.Backup) if one.status != "deleted"]
+        return {one.id: {**one.details, "id": one.stored_as} for one in rows}
 
 
 class _Mortal(Cluster):
@@ -163,7 +185,9 @@ class _Mortal(Cluster):
 
     life: Life
     down = False
-    _LOOKS = frozenset({"info", "list", "list_trash", "list_snapshots", "size_elsewhere", "get_object"})
+    _LOOKS = frozenset({
+        "info", "list", "list_trash", "list_snapshots", "size_elsewhere", "get_object", "entries", "outline", "migration",
+    })  # fmt: skip
     _LOOKS_AT_ALL = frozenset({"ping", "probe", "capacity", "monitors", "key", "fsid"})
 
     def check(self) -> None:
@@ -221,6 +245,8 @@ class RealStage(Stage):
     def make_world(self) -> World:
         for cluster in self._clusters.values():
             cluster.life = self.life
+            for name in (*records.objects(), records.CATALOGUE):  # Of another database.
+                cluster.drop_object(name)
         backends = {name: self._clusters[name] for name in ("ceph", "fast")}
         return world_over(self.conf, self.database, backends, self._clusters["vault"])
 

@@ -22,10 +22,11 @@ from model.unattended import Unattended
 
 LONG = "MODEL_EXAMPLES" in os.environ
 
-pytestmark = [
-    pytest.mark.parametrize("conf", [CONF], indirect=True),
-    *([pytest.mark.timeout(0)] if LONG else []),
-]
+pytestmark = [pytest.mark.timeout(0)] if LONG else []
+plain = pytest.mark.parametrize("conf", [CONF], indirect=True)
+both = pytest.mark.parametrize(
+    "conf", [CONF, CONF | {"snapshots_outlive_volumes": True}], ids=["plain", "outlived"], indirect=True
+)
 
 
 @pytest.fixture
@@ -57,14 +58,17 @@ def play(machine: type[Machine | Unattended], on: Stage, examples: int, steps: i
     run_state_machine_as_test(machine, settings=settings)
 
 
+@both
 def test_sequences(parts: tuple[Any, ...]) -> None:
-    play(Machine, Stage(*parts), 6, 25)
+    play(Machine, Stage(*parts), 4, 25)
 
 
+@plain
 def test_nobody_takes_up_what_died(parts: tuple[Any, ...]) -> None:
-    play(Unattended, Stage(*parts), 6, 25)
+    play(Unattended, Stage(*parts), 4, 25)
 
 
+@plain
 @pytest.mark.real
 def test_sequences_on_ceph(real_stage: RealStage) -> None:
     play(Machine, real_stage, 4, 16)

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cinderlite.core import reconcile
 from cinderlite.db import models
 from conftest import PROJECT
+from model import compare
 from model.expected import LIMITS
 from model.life import Killed
 from model.stage import GROUP_TYPE, Stage
@@ -172,6 +173,11 @@ class Unattended(RuleBasedStateMachine):
         if self._broken:
             return
         self.take_up([])
+        before = compare.answers(self.stage)
+        done = self.stage.lose_database([])
+        note(str(done.findings))
+        assert compare.answers(self.stage) == before
+        self._at_rest()
         for noun, body in (("group_snapshots", None), ("groups", {"delete": {"delete-volumes": False}}),
                            ("snapshots", None), ("backups", None), ("volumes", None)):  # fmt: skip
             for one in self._listed(noun):

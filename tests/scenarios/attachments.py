@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 from cinderlite.context import World
 from conftest import PROJECT
 from scenarios import Call
@@ -18,7 +20,13 @@ OPERATIONS = [
     "compute/volume_attachments.index",
     "compute/volume_attachments.show",
     "compute/volume_attachments.create",
+    "compute/volume_attachments.update",
     "compute/volume_attachments.delete",
+    "compute/external_events.create",
+    "compute/assisted_snapshots.create",
+    "compute/assisted_snapshots.delete",
+    "compute/instance_actions.index",
+    "compute/instance_actions.show",
 ]
 
 
@@ -40,4 +48,14 @@ def play(call: Call, world: World) -> None:
     call("GET", "/v3/attachments/detail")
     attachment = call("GET", "/v3/attachments")["attachments"][0]["id"]
     call("GET", f"/v3/attachments/{attachment}")
+    call("PUT", f"{held}/{volume}", {"volumeAttachment": {"volumeId": volume, "delete_on_termination": False}})
+    event = {"name": "volume-extended", "server_uuid": server.id, "tag": volume}
+    call("POST", "/v2.1/os-server-external-events", {"events": [event]})
+    taken = {"snapshot_id": instance, "type": "qcow2", "new_file": "volume.1"}
+    snapshot = {"snapshot": {"volume_id": volume, "create_info": {"id": instance, **taken}}}
+    call("POST", "/v2.1/os-assisted-volume-snapshots", snapshot)
+    call("DELETE", f"/v2.1/os-assisted-volume-snapshots/{instance}?delete_info={json.dumps({'volume_id': volume})}")
+    done = f"/v2.1/servers/{server.id}/os-instance-actions"
+    action = call("GET", done)["instanceActions"][-1]
+    call("GET", f"{done}/{action['request_id']}")
     call("DELETE", f"{held}/{volume}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from cinderlite.context import World
+from conftest import settle
 from scenarios import Call
 
 OPERATIONS = [
@@ -16,7 +17,6 @@ OPERATIONS = [
 
 
 def play(call: Call, world: World) -> None:
-    del world
     volume = call("POST", "/v3/volumes", {"volume": {"size": 10, "name": "data"}})["volume"]["id"]
     made = call(
         "POST",
@@ -31,5 +31,6 @@ def play(call: Call, world: World) -> None:
     record = call("GET", f"{one}/export_record")["backup-record"]
     call("POST", f"{one}/action", {"os-reset_status": {"status": "error"}})
     call("DELETE", one)
+    settle(world)
     call("POST", "/v3/backups/import_record", {"backup-record": record})
     call("POST", f"{one}/action", {"os-force_delete": {}})

@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import pathlib
 import re
+import secrets
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 
 from backends import glance as images
@@ -23,6 +26,7 @@ from backends import tempest
 from backends.expectations import Expectations
 from backends.glance import Glance
 from backends.keystone import Keystone
+from backends.launcher import Launcher
 from backends.service import Service
 from lab import packages
 from lab.ceph import Ceph
@@ -41,11 +45,12 @@ HERE = pathlib.Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class Cloud:
-    """A service over two pools of a Ceph of its own, with a Keystone and a Glance, which holds one image."""
+    """A service over two pools of a Ceph of its own, with a Keystone, a Glance of one image, and who starts servers."""
 
     ceph: Ceph
     service: Service
     keystone: Keystone
+    launcher: Launcher
     image: str
 
     def faults(self) -> dict[str, str]:
@@ -55,6 +60,7 @@ class Cloud:
         found = {
             "requests that ended in 5xx": _FAULT.findall(self.service.log.read_text(encoding="utf-8")),
             "images that are left": self._images(),
+            "servers that are left": list(self.launcher.guests),
         }
         return {name: "\n".join(lines) for name, lines in found.items() if lines}
 
@@ -79,27 +85,48 @@ def cloud(directory: pathlib.Path, *, images_in_ceph: bool) -> Iterator[Cloud]:
             ceph.add_pool(pool)
         service = Service(directory / "service", ceph.conf, directory / "guests")
         glance = Glance(directory / "glance")
-        keystone = Keystone(directory / "keystone", service.url, glance.url)
+        launcher = Launcher(directory / "vms", directory / "guests", service)
+        keystone = Keystone(directory / "keystone", service.url, glance.url, launcher.url)
         stack.callback(keystone.stop)
         keystone.start()
+        stack.callback(launcher.stop)
+        launcher.start(keystone)
         # tempest takes most of its volume tests for those of a cloud with networks, and asks for some to clean up.
         keystone.add_service("network", "neutron", f"{service.url}/no-networks-here")
         stack.callback(glance.stop)
         glance.start(keystone, ceph if images_in_ceph else None)
-        service.configure(options(keystone, ceph))
+        service.configure(options(keystone, ceph, key_file(directory / "key")))
         stack.callback(service.stop)
         service.start()
-        image = glance.create(bytes(IMAGE_BYTES), keystone.token("admin", "admin"), visibility="public")
-        yield Cloud(ceph, service, keystone, image)
+        admin = keystone.token("admin", "admin")
+        add_type(service, admin, tempest.SHARED_TYPE, multiattach="<is> True")
+        image = glance.create(bytes(IMAGE_BYTES), admin, visibility="public")
+        yield Cloud(ceph, service, keystone, launcher, image)
 
 
-def options(keystone: Keystone, ceph: Ceph) -> dict[str, dict[str, object]]:
+def add_type(service: Service, token: str, name: str, **specs: str) -> None:
+    """Make a volume type."""
+    body = json.dumps({"volume_type": {"name": name, "extra_specs": specs}}).encode()
+    headers = {"Content-Type": "application/json", "X-Auth-Token": token}
+    with urllib.request.urlopen(urllib.request.Request(f"{service.url}/v3/types", body, headers), timeout=30):
+        pass
+
+
+def key_file(path: pathlib.Path) -> pathlib.Path:
+    """A master key for encrypted volumes."""
+    path.write_text(secrets.token_hex(32), encoding="ascii")
+    path.chmod(0o600)
+    return path
+
+
+def options(keystone: Keystone, ceph: Ceph, key: pathlib.Path) -> dict[str, dict[str, object]]:
     """What the service is told beside what the lab tells it anyway."""
     return {
         "DEFAULT": {
             "auth_strategy": "keystone", "enabled_backends": f"ceph,{SECOND}",
             "backup_ceph_pool": BACKUPS, "backup_ceph_conf": ceph.conf, "backup_ceph_user": ceph.user,
         },
+        "encryption": {"key_store": "database", "key_file": key},
         "keystone_authtoken": keystone.middleware(),
         SECOND: {"rbd_ceph_conf": ceph.conf, "rbd_pool": SECOND},
     }  # fmt: skip

@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pathlib
 from typing import Any
 
 import pytest
 
 from cinderlite import app as composition
 from cinderlite import errors
+from cinderlite.ceph.libvirt_secret import Secret
 from cinderlite.cmd import manage
 from cinderlite.context import World
 from cinderlite.core import checkup
 from fakes_cluster import FakeCluster
+
+SECRET = "457eb676-33da-42ec-9a8c-9293d545c337"
 
 
 def bad(world: World) -> dict[str, checkup.Finding]:
@@ -32,6 +37,7 @@ def test_all_is_well_and_nothing_is_left(world: World, cluster: FakeCluster, vau
         "pool",
         "room",
         "rights",
+        "users",
         "clones",
         "trial",
         "clocks",
@@ -48,7 +54,7 @@ def test_all_is_well_and_nothing_is_left(world: World, cluster: FakeCluster, vau
         ({"initialised": False}, "pool", "rbd pool init volumes"),
         ({"erasure_coded": True}, "pool", "replicated"),
         ({"full": ["nearfull"]}, "room", "ceph df"),
-        ({"may_blocklist": False}, "rights", "ceph auth caps client.cinderlite mon 'profile rbd'"),
+        ({"may_blocklist": False}, "rights", "ceph auth caps client.cinderlite mon 'profile rbd"),
         ({"reads_keys": True}, "rights", "ceph auth caps client.cinderlite"),
         ({"writable_elsewhere": ["vms"]}, "rights", "profile rbd-read-only"),
         ({"clone_format": "1"}, "clones", "rbd config pool remove volumes rbd_default_clone_format"),
@@ -95,7 +101,7 @@ def test_a_cluster_that_does_not_answer(world: World, cluster: FakeCluster) -> N
 def test_a_right_that_is_missing(
     world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    def refuse(*_arguments: Any) -> Any:
+    def refuse(*_arguments: Any, **_named: Any) -> Any:
         raise errors.CephError("Operation not permitted")
 
     monkeypatch.setattr(cluster, fails, refuse)
@@ -131,7 +137,14 @@ def test_what_bootstrap_would_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
 ) -> None:
     conf = tmp_path / "conf"
-    conf.write_text("[DEFAULT]\nbackup_ceph_pool = backups\nbackup_ceph_user = saver\n", encoding="utf-8")
+    said = (
+        "[DEFAULT]",
+        "backup_ceph_pool = backups",
+        "backup_ceph_user = saver",
+        "[ceph]",
+        "rbd_attachment_keys = service",
+    )
+    conf.write_text("\n".join(said), encoding="utf-8")
     words = ["cinderlite-manage", "--config-file", str(conf), "ceph", "bootstrap", "--dry-run"]
     monkeypatch.setattr("sys.argv", words)
     assert manage.main() == 0
@@ -153,3 +166,32 @@ def test_what_bootstrap_would_do(
     assert manage.main() == 0
     caps = "profile rbd pool=a, profile rbd pool=b, profile rbd-read-only pool=images"
     assert f"client.me mon 'profile rbd' osd '{caps}' mgr '{caps}'" in capsys.readouterr().out
+    conf.write_text(f"[DEFAULT]\nbackup_ceph_pool = backups\n[ceph]\nrbd_secret_uuid = {SECRET}\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", [*words, "--libvirt", "qemu:///system", "--libvirt", "qemu+ssh://b/system"])
+    assert manage.main() == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        f"echo \"<secret ephemeral='no' private='yes'><uuid>{SECRET}</uuid><usage type='ceph'>"
+        f'<name>client.cinderlite {SECRET}</name></usage></secret>" | virsh -c qemu:///system secret-define /dev/stdin '
+        "&& ceph -c /etc/ceph/ceph.conf auth get-key client.cinderlite | "
+        f'virsh -c qemu:///system secret-set-value "{SECRET}" --file /dev/stdin'
+    )
+    assert second == first.replace("qemu:///system", "qemu+ssh://b/system")
+    conf.write_text("", encoding="utf-8")
+    assert manage.main() == 0
+    assert "<uuid>$(ceph -c /etc/ceph/ceph.conf fsid)</uuid>" in capsys.readouterr().out
+
+
+def test_a_secret_without_a_libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """What went wrong is said, and the key is not."""
+    secret = Secret(f"qemu+unix:///session?socket={tmp_path}/none", "ceph.conf", "me", SECRET)
+    said = []
+    for path in (os.environ["PATH"], str(tmp_path)):
+        monkeypatch.setenv("PATH", path)
+        with pytest.raises(errors.CephError) as refused:
+            secret.set(None, b"a2V5a2V5")
+        said.append(str(refused.value))
+    # The fast tier has no libvirt at hand.
+    assert "refuses: " in said[0] or "There is no virsh" in said[0]
+    assert said[1].startswith("There is no virsh: install libvirt-clients")
+    assert "a2V5a2V5" not in str(said)

@@ -36,18 +36,30 @@ def arguments(one: RbdDisk, place: Place = PORT) -> dict[str, list[dict[str, Any
 # -- names
 
 
-@pytest.mark.parametrize("make", [disks.rbd_node, disks.top_node, disks.group, disks.secret])
+def nodes(volume: str) -> list[str]:
+    return [disks.rbd_node(disk(volume_id=volume)), disks.luks_node(disk(volume_id=volume))]
+
+
+@pytest.mark.parametrize("make", [disks.top_node, disks.group, disks.secret, disks.job])
 def test_names_are_short_start_with_a_letter_and_lead_back(make: Any) -> None:
     for volume in (VOLUME, str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1)), str(uuid.uuid4())):
-        name = make(volume)
-        assert len(name) <= 31
-        assert name[0].isalpha()
-        assert name.isalnum()
-        assert disks.volume_of(name) == volume
+        for name in (make(volume), *nodes(volume)):
+            assert len(name) <= 31
+            assert name[0].isalpha()
+            assert name.isalnum()
+            assert disks.volume_of(name) == volume
 
 
 def test_names_of_one_volume_differ() -> None:
-    assert len({make(VOLUME) for make in (disks.rbd_node, disks.top_node, disks.group, disks.secret)}) == 4
+    made = {make(VOLUME) for make in (disks.top_node, disks.group, disks.secret, disks.passphrase, disks.job)}
+    assert len({*made, *nodes(VOLUME)}) == 7
+
+
+def test_nodes_of_the_images_of_one_volume_differ_by_where_these_are() -> None:
+    places = [disk(), disk(pool="fast"), disk(cluster="another"), disk(namespace="a project")]
+    assert len({disks.rbd_node(one) for one in places} | {disks.luks_node(one) for one in places}) == 8
+    assert disks.base_node(disk()) == disks.rbd_node(disk())
+    assert disks.base_node(disk(passphrase="x")) == disks.luks_node(disk())
 
 
 @pytest.mark.parametrize("name", ["", "r", "scsi0", "libvirt-1-storage", "#block123", "rnotbase32notbase32notbase1"])
@@ -79,18 +91,15 @@ def test_commands_come_in_order_and_each_step_can_be_undone() -> None:
     undone = {tuple(command.undo[1].values()) for command in commands if command.undo}
     assert undone == {
         (disks.secret(VOLUME),),
-        (disks.rbd_node(VOLUME),),
+        (disks.rbd_node(disk()),),
         (disks.group(VOLUME),),
         (disks.top_node(VOLUME),),
     }
-    assert [command.name for command in disks.detach(VOLUME)] == [
-        "blockdev-del",
-        "blockdev-del",
-        "blockdev-del",
-        "object-del",
-        "object-del",
-        "object-del",
-    ]
+    others = ["t", disks.rbd_node(disk(volume_id=str(uuid.uuid4()))), disks.top_node(VOLUME)]
+    removed = list(disks.detach(VOLUME, [*nodes(VOLUME), *others, *nodes(VOLUME)]))
+    assert [command.name for command in removed] == ["blockdev-del"] * 5 + ["object-del"] * 4
+    # From top to bottom.
+    assert [one.arguments["node-name"][0] for one in removed[:5]] == ["t", "l", "l", "r", "r"]
 
 
 def test_the_key_is_gone_before_the_device_comes() -> None:
@@ -102,12 +111,12 @@ def test_the_key_is_gone_before_the_device_comes() -> None:
 def test_the_image_is_opened_by_key_and_addresses_alone() -> None:
     rbd, throttle = arguments(disk())["blockdev-add"]
     assert rbd == {
-        "driver": "rbd", "node-name": disks.rbd_node(VOLUME), "pool": "volumes", "image": f"volume-{VOLUME}",
+        "driver": "rbd", "node-name": disks.rbd_node(disk()), "pool": "volumes", "image": f"volume-{VOLUME}",
         "server": [{"host": "10.0.0.1", "port": "3300"}, {"host": "fd00::1", "port": "3300"}],
         "user": "cinderlite", "key-secret": disks.secret(VOLUME), "auth-client-required": ["cephx"],
         "discard": "unmap", "cache": {"direct": True, "no-flush": False}, "read-only": False,
     }  # fmt: skip
-    assert (throttle["file"], throttle["throttle-group"]) == (disks.rbd_node(VOLUME), disks.group(VOLUME))
+    assert (throttle["file"], throttle["throttle-group"]) == (disks.rbd_node(disk()), disks.group(VOLUME))
     assert throttle["discard"] == "unmap"
 
 
@@ -115,9 +124,21 @@ def test_the_key_travels_as_base64_and_shows_nowhere() -> None:
     one = disk()
     secret, group = arguments(one)["object-add"]
     assert secret == {"qom-type": "secret", "id": disks.secret(VOLUME), "format": "base64", "data": KEY}
-    assert group == {"qom-type": "throttle-group", "id": disks.group(VOLUME)}
+    assert (group["qom-type"], group["id"]) == ("throttle-group", disks.group(VOLUME))
     assert KEY not in repr(one)
     assert KEY not in repr(list(disks.attach(one, PORT)))
+
+
+def test_limits_stand_in_the_group_from_the_start_and_a_change_names_all() -> None:
+    wanted = {"total_iops_sec": 5, "read_bytes_sec_max_length": 3, "size_iops_sec": 4096}
+    _, group = arguments(disk(limits=wanted))["object-add"]
+    command = disks.limit(VOLUME, wanted)
+    assert group["limits"] == command.arguments["value"]
+    assert (command.name, command.arguments["path"]) == ("qom-set", f"/objects/{disks.group(VOLUME)}")
+    said = dict(group["limits"])
+    assert [said.pop(key) for key in ("iops-total", "bps-read-max-length", "iops-size")] == [5, 3, 4096]
+    assert len(said) == 16
+    assert all(value == (1 if key.endswith("-max-length") else 0) for key, value in said.items())
 
 
 def test_a_cluster_without_logins_needs_no_secret() -> None:

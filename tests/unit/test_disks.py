@@ -26,9 +26,9 @@ def peripheral(**types: str) -> list[dict[str, str]]:
 
 
 def test_names_fit_and_follow_from_the_id() -> None:
-    names = [disks.rbd_node(VOLUME), disks.top_node(VOLUME), disks.group(VOLUME), disks.secret(VOLUME)]
-    names += [disks.luks_node(VOLUME), disks.passphrase(VOLUME)]
-    assert len(set(names)) == 6
+    names = [disks.rbd_node(DISK), disks.top_node(VOLUME), disks.group(VOLUME), disks.secret(VOLUME)]
+    names += [disks.luks_node(DISK), disks.passphrase(VOLUME), disks.job(VOLUME)]
+    assert len(set(names)) == 7
     for name in names:
         assert len(name) <= 31
         assert name[0].isalpha()
@@ -52,7 +52,7 @@ def test_the_key_travels_as_a_secret_that_goes_once_the_node_is_open() -> None:
     assert commands[1].arguments["server"] == [{"host": "10.0.0.1", "port": "6789"}, {"host": "::1", "port": "6789"}]
     assert commands[1].arguments["cache"] == {"direct": True, "no-flush": False}
     assert commands[2].arguments == {"id": disks.secret(VOLUME)}
-    assert commands[4].arguments["file"] == disks.rbd_node(VOLUME)
+    assert commands[4].arguments["file"] == disks.rbd_node(DISK)
     device = commands[5].arguments
     assert (device["drive"], device["serial"], device["addr"]) == (disks.top_node(VOLUME), VOLUME, "0x0")
     assert "a2V5" not in repr(commands)
@@ -66,14 +66,17 @@ def test_an_encrypted_disk_has_a_node_more_and_its_passphrase_goes_like_the_key(
     assert commands[:3] == plain[:3]
     secret, node, gone = commands[3:6]
     assert secret.arguments["data"] == "open sesame"
-    assert (node.arguments["driver"], node.arguments["file"]) == ("luks", disks.rbd_node(VOLUME))
+    assert (node.arguments["driver"], node.arguments["file"]) == ("luks", disks.rbd_node(DISK))
     assert node.arguments["key-secret"] == secret.arguments["id"] == gone.arguments["id"]
     assert gone.name == "object-del"
-    assert commands[7].arguments["file"] == disks.luks_node(VOLUME)
+    assert commands[7].arguments["file"] == disks.luks_node(disk)
     assert commands[8].arguments == plain[5].arguments
     assert "sesame" not in repr([disk, commands])
     done = [command.undo for command in commands if command.undo is not None]
-    assert {tuple(undo[1].values()) for undo in done} <= {tuple(one.arguments.values()) for one in disks.detach(VOLUME)}
+    nodes = [disks.rbd_node(disk), disks.luks_node(disk), "another"]
+    removed = [tuple(one.arguments.values()) for one in disks.detach(VOLUME, nodes)]
+    assert {tuple(undo[1].values()) for undo in done} <= set(removed)
+    assert ("another",) not in removed
 
 
 def test_what_is_undone_is_what_was_done() -> None:
@@ -96,12 +99,12 @@ def test_what_is_undone_is_what_was_done() -> None:
     ],
 )  # fmt: skip
 def test_a_place_is_found(machine: str, devices: list[Any], peripherals: list[Any], expected: str) -> None:
-    assert disks.place(machine, [{"bus": 0, "devices": devices}], peripherals).bus == expected
+    assert disks.places(machine, [{"bus": 0, "devices": devices}], peripherals)[0].bus == expected
 
 
 def test_no_place_names_the_remedy() -> None:
     with pytest.raises(errors.NoFreePlace, match=r"pcie-root-port.*virtio-scsi-pci"):
-        disks.place(
+        disks.places(
             "pc-q35-7.2-machine", [{"bus": 0, "devices": [port("p", held=True)]}], peripheral(p="pcie-root-port")
         )
 

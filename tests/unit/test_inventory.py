@@ -93,7 +93,27 @@ def test_only_sockets_are_monitors(directory: pathlib.Path) -> None:
     (directory / "loop.sock").symlink_to(directory / "loop.sock")
     (directory / "nowhere.sock").symlink_to(directory / "nothing")
     (directory / "a.json").touch()
-    assert [path.name for path, _ in inventory.sockets(directory)] == ["a.sock", "b.sock"]
+    assert [path.name for path, _ in inventory.machines(directory)] == ["a.sock", "b.sock"]
+
+
+def test_an_owner_file_with_an_id_keeps_a_vm_without_a_socket(directory: pathlib.Path) -> None:
+    kept, other = directory / "kept.json", directory / "other.json"
+    kept.write_text(json.dumps({"id": ID, "project_id": "p"}), encoding="ascii")
+    other.write_text('{"project_id": "p"}', encoding="ascii")
+    [(path, off)] = inventory.machines(directory)
+    assert (path.name, inventory.owner(path).id) == ("kept.sock", ID)
+    listen(path)
+    [(again, on)] = inventory.machines(directory)
+    assert (again, on) == (path, inventory.stamp(path)) != (path, off)
+    path.unlink()
+    assert dict(inventory.machines(directory)) == {path: off}
+    kept.unlink()
+    assert list(inventory.machines(directory)) == []
+
+
+def test_what_is_in_memory_only_is_known_for_that(directory: pathlib.Path) -> None:
+    assert not inventory.is_volatile(directory)
+    assert inventory.is_volatile(pathlib.Path("/dev/shm"))  # noqa: S108 - nothing is made there
 
 
 def test_a_new_start_has_a_new_mark(directory: pathlib.Path) -> None:
@@ -108,7 +128,7 @@ def test_a_new_start_has_a_new_mark(directory: pathlib.Path) -> None:
 
 
 def test_no_directory_means_no_vms_and_no_right_to_read_is_said(directory: pathlib.Path) -> None:
-    assert list(inventory.sockets(directory / "none")) == []
+    assert list(inventory.machines(directory / "none")) == []
     (directory / "file").touch()
     with pytest.raises(errors.GuestUnreachable, match="cannot be read"):
-        list(inventory.sockets(directory / "file"))
+        list(inventory.machines(directory / "file"))

@@ -13,10 +13,12 @@ import pathlib
 import re
 import shutil
 import signal
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cinderlite.ceph import rights
 from lab.process import LabError, end, free_ports, pid_in, port_is_free, run, wait
 
 _CONF = """\
@@ -53,6 +55,8 @@ bluestore block size = {block_size}
 osd memory target = 939524096
 {extra}
 """
+#: Seconds after which the watch of a client that was killed should be gone, with these settings.
+_WATCHES_LAPSE = 30.0
 #: A real cluster's monitors propose once a second, and its OSDs give up a dead client's watch after 30 s; a test suite
 #: would spend its time waiting for that.
 _IMPATIENT = "paxos propose interval = 0.05\npaxos min wait = 0.01\nosd client watch timeout = 15"
@@ -146,20 +150,40 @@ class Ceph:
         The watch of a client that was killed lapses after 30 s; until then its image cannot be removed.
         """
         refused: list[str] = []
+        began = time.monotonic()
+        roused = False
 
         def emptied() -> bool:
+            nonlocal roused
+            if not roused and time.monotonic() - began > _WATCHES_LAPSE:
+                # Of some hundred clients that were killed the OSD forgets to count one's time; it counts all anew then.
+                self.command("osd", "down", "0")
+                roused = True
             refused.clear()
-            for pool in (self.pool, *self._added):
-                refused.extend(self._remove_all(pool))
-            return not any(self.images(pool) or self.trash(pool) for pool in (self.pool, *self._added))
+            spaces = [space for pool in (self.pool, *self._added) for space in self._spaces(pool)]
+            for space in spaces:
+                refused.extend(self._remove_all(space))
+            return not any(self.images(space) or self.trash(space) for space in spaces)
 
         try:
-            wait(emptied, timeout=60, what="the pools to be empty")
+            wait(emptied, timeout=90, what="the pools to be empty")
         except LabError as error:
-            raise LabError(f"{error}: {'; '.join(refused)}") from error
+            raise LabError(f"{error}: {'; '.join(refused)}; {self._held()}") from error
+
+    def _held(self) -> str:
+        """Who holds what could not be removed, and which programs of this cluster there are that may be it."""
+        spaces = [space for pool in (self.pool, *self._added) for space in self._spaces(pool)]
+        watchers = [f"{space}/{name}: {self.rbd('status', f'{space}/{name}')}" for space in spaces for name in self.images(space)]
+        programs = run(["ps", "-eo", "pid,ppid,etimes,args", "--width", "400"], timeout=10)
+        own = [line for line in programs.splitlines() if str(self.directory.parent) in line]
+        return "\n".join([*watchers, *own])
+
+    def _spaces(self, pool: str) -> list[str]:
+        """A pool and its namespaces, as `rbd` names them."""
+        return [pool, *(f"{pool}/{one['name']}" for one in self._listed("namespace", "ls", pool))]
 
     def _remove_all(self, pool: str) -> list[str]:
-        """Remove what can be removed of a pool now; what was refused. Parents of clones go in a later round."""
+        """Remove what can be removed of a pool, or a namespace, now; what was refused. Parents go in a later round."""
         refused: list[str] = []
 
         def attempt(*arguments: str) -> bool:
@@ -202,11 +226,22 @@ class Ceph:
         self.command("osd", "pool", "create", name, "8")
         self.rbd("pool", "init", name)
         mine = [pool for pool in [*pools, name] if not pool.startswith((".", "device_health"))]
-        profile = ", ".join(f"profile {self._profile(pool)} pool={pool}" for pool in mine)
-        self.command("auth", "caps", f"client.{self.user}", "mon", "profile rbd", "osd", profile, "mgr", profile)
+        self.command("auth", "caps", f"client.{self.user}", *self._rights(mine))
 
-    def _profile(self, pool: str) -> str:
-        return "rbd-read-only" if pool in self._read_only else "rbd"
+    def opened_by(self, image: str) -> str:
+        """The cephx user that the service has made for an image."""
+        entries = json.loads(self.command("auth", "ls", "--format", "json"))["auth_dump"]
+        [found] = [one["entity"] for one in entries if f"rbd_id.{image}" in one["caps"].get("osd", "")]
+        return str(found)
+
+    def _rights(self, pools: Sequence[str]) -> list[str]:
+        """What `cinderlite-manage ceph bootstrap` would give the service's user."""
+        return rights.of_service(self.user, [one for one in pools if one not in self._read_only], self._read_only)
+
+    def users(self) -> list[str]:
+        """The cephx users that the service has made."""
+        entries = json.loads(self.command("auth", "ls", "--format", "json"))["auth_dump"]
+        return sorted(one["entity"] for one in entries if one["entity"].startswith(f"client.{self.user}."))
 
     # -- data
 
@@ -233,6 +268,21 @@ class Ceph:
         ):
             yield opened
 
+    @contextlib.contextmanager
+    def connected(self, user: str, key: str, pool: str | None = None, namespace: str = "") -> Iterator[tuple[Any, Any]]:
+        """A connection as QEMU makes it, with nothing but a key, and an I/O context of a pool."""
+        import rados
+
+        only = {"key": key, "keyring": "/dev/null"}
+        client = rados.Rados(conffile=str(self.conf), name=f"client.{user}", conf=only)
+        client.connect(5)
+        try:
+            with client.open_ioctx(pool or self.pool) as ioctx:
+                ioctx.set_namespace(namespace)
+                yield client, ioctx
+        finally:
+            client.shutdown()
+
     # -- faults
 
     def pause_osd(self) -> None:
@@ -242,6 +292,10 @@ class Ceph:
     def resume_osd(self) -> None:
         """Let the OSD go on."""
         self._signal("osd", signal.SIGCONT)
+
+    def kill_osd(self) -> None:
+        """End the OSD as a power cut does; `start` starts it again."""
+        end(self._pid_file("osd"), str(self.conf), kill=True)
 
     def pause_mon(self) -> None:
         """Freeze the monitor."""
@@ -347,8 +401,7 @@ class Ceph:
         if self.pool not in self.command("osd", "pool", "ls").split():
             self.command("osd", "pool", "create", self.pool, "8")
         self.rbd("pool", "init", self.pool)
-        rights = [part for service in ("osd", "mgr") for part in (service, f"profile rbd pool={self.pool}")]
-        made = self.command("auth", "get-or-create", f"client.{self.user}", "mon", "profile rbd", *rights)
+        made = self.command("auth", "get-or-create", f"client.{self.user}", *self._rights([self.pool]))
         partial = keyring.with_suffix(".part")
         partial.touch(mode=0o600)
         partial.write_text(made, encoding="ascii")

@@ -29,6 +29,10 @@ from typing import Any
 from lab.process import LabError, end, pid_in, run, wait
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "shpchp")
+#: Further ones of a guest with QEMU's agent, which is there to freeze file systems.
+FILE_SYSTEMS = ("crc32c_generic", "ext4")
+#: The port by which QEMU's agent is reached.
+AGENT_PORT = "org.qemu.guest_agent.0"
 
 _INIT = """\
 #!/bin/sh
@@ -37,6 +41,13 @@ _INIT = """\
 /bin/busybox --install -s /bin
 mount -t sysfs none /sys; mount -t devtmpfs none /dev
 for module in $(cat /modules/order); do insmod /modules/$module 2>/dev/null; done
+for word in $(cat /proc/cmdline); do case $word in root=*) root=${word#root=} ;; esac; done
+if [ -n "$root" ] && [ ! -e /on-disk ]; then
+    while [ ! -b $root ]; do sleep 0.1; done
+    mount -t ext4 $root /mnt
+    for each in proc sys dev; do mount --move /$each /mnt/$each; done
+    exec switch_root /mnt /init
+fi
 mkdir -p /dev/disk/by-id
 while :; do
     port=$(ls /sys/class/virtio-ports 2>/dev/null | head -n 1)
@@ -44,6 +55,10 @@ while :; do
     sleep 0.1
 done
 exec 3<>/dev/$port
+for other in /sys/class/virtio-ports/*; do
+    [ "$(cat $other/name)" = org.qemu.guest_agent.0 ] && [ -e /bin/qemu-ga ] || continue
+    /bin/qemu-ga -m virtio-serial -p /dev/${other##*/} -t /tmp > /tmp/qemu-ga.log 2>&1 3>&- < /dev/null &
+done
 while :; do
     if read -r line <&3; then
         ( eval "$line" ) > /tmp/out 2>&1 < /dev/null; code=$?
@@ -85,7 +100,7 @@ def kernel() -> pathlib.Path:
     return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
 
 
-def _module_files(release: str) -> list[pathlib.Path]:
+def _module_files(release: str, wanted: tuple[str, ...]) -> list[pathlib.Path]:
     """The modules that a guest needs with all that they depend on, in the order of loading."""
     root = pathlib.Path("/lib/modules") / release
     needs: dict[str, list[str]] = {}
@@ -101,7 +116,7 @@ def _module_files(release: str) -> list[pathlib.Path]:
         if path not in ordered:
             ordered.append(path)
 
-    for name in MODULES:
+    for name in wanted:
         if name in by_name:  # The others are part of the kernel itself.
             add(by_name[name])
     return [root / path for path in ordered]
@@ -114,28 +129,25 @@ def _plain(path: pathlib.Path) -> bytes:
     return gzip.decompress(data) if path.suffix == ".gz" else data
 
 
-def initramfs(directory: pathlib.Path) -> pathlib.Path:
-    """The guests' file system for the newest kernel, made once and kept in `directory`."""
+def _program(name: str) -> dict[str, pathlib.Path]:
+    """A program of this machine with the libraries that it needs: where each is to be → where it is."""
+    found = shutil.which(name, path="/usr/sbin:/usr/bin")
+    if found is None:
+        raise LabError(f"no {name} for the guests: install qemu-guest-agent")
+    needs = re.findall(r"(/\S+) \(0x", run(["ldd", found], timeout=10))
+    return {f"bin/{name}": pathlib.Path(found)} | {path.lstrip("/"): pathlib.Path(path) for path in needs}
+
+
+def initramfs(directory: pathlib.Path, *, agent: bool = False) -> pathlib.Path:
+    """The guests' file system for the newest kernel, made once and kept in `directory`; with QEMU's `agent` or not."""
     release = kernel().name.removeprefix("vmlinuz-")
-    recipe = hashlib.sha256("\n".join([_INIT, _DISKS, *MODULES]).encode()).hexdigest()[:8]
+    modules = MODULES + FILE_SYSTEMS if agent else MODULES
+    recipe = hashlib.sha256("\n".join([_INIT, _DISKS, *modules]).encode()).hexdigest()[:8]
     made = directory / f"initramfs-{release}-{recipe}.gz"
     if made.exists():
         return made
     root = directory / f"initramfs-{release}-{recipe}"
-    shutil.rmtree(root, ignore_errors=True)
-    (root / "bin").mkdir(parents=True)
-    (root / "modules").mkdir()
-    shutil.copy2("/bin/busybox", root / "bin" / "busybox")
-    for name, text in (("init", _INIT), ("bin/disks", _DISKS)):
-        (root / name).write_text(text, encoding="ascii")
-        (root / name).chmod(0o755)
-    (root / "bin" / "sh").symlink_to("busybox")
-    names = []
-    for module in _module_files(release):
-        name = module.name.split(".ko")[0] + ".ko"
-        (root / "modules" / name).write_bytes(_plain(module))
-        names.append(name)
-    (root / "modules" / "order").write_text("\n".join(names), encoding="ascii")
+    _fill(root, modules, agent=agent)
     listing = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))) + "\n"
     try:
         packed = subprocess.run(
@@ -155,10 +167,56 @@ def initramfs(directory: pathlib.Path) -> pathlib.Path:
     return made
 
 
+def root_disk(path: pathlib.Path, mark: str, mib: int = 16) -> None:
+    """Make the image of a disk, an ext4 with the guests' programs, that a `Guest` with a `root` runs from.
+
+    The file /on-disk there holds `mark`.
+    """
+    root = path.with_suffix(".root")
+    _fill(root, MODULES, agent=False)
+    for name in ("proc", "sys", "dev", "tmp", "mnt"):
+        (root / name).mkdir()
+    (root / "on-disk").write_text(mark, encoding="ascii")
+    run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-d", str(root), str(path), f"{mib}M"], timeout=60)
+    shutil.rmtree(root)
+
+
+def boot_sector(text: str) -> bytes:
+    """A disk's first sector with a program that writes a text to the serial port, for a firmware to boot."""
+    # xor ax,ax; mov ds,ax; cld; mov si,0x7c16; mov dx,0x3f8; 1: lodsb; test al,al; jz 2f; out dx,al; jmp 1b; 2: hlt;
+    # jmp 2b
+    program = bytes.fromhex("31c08ed8fcbe167cbaf803ac84c07403eeebf8f4ebfd") + text.encode("ascii") + b"\0"
+    return program.ljust(510, b"\0") + b"\x55\xaa"
+
+
+def _fill(root: pathlib.Path, modules: tuple[str, ...], *, agent: bool) -> None:
+    """Put the guests' programs, and the modules of the newest kernel, into an empty directory."""
+    release = kernel().name.removeprefix("vmlinuz-")
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "bin").mkdir(parents=True)
+    (root / "modules").mkdir()
+    shutil.copy2("/bin/busybox", root / "bin" / "busybox")
+    for name, text in (("init", _INIT), ("bin/disks", _DISKS)):
+        (root / name).write_text(text, encoding="ascii")
+        (root / name).chmod(0o755)
+    (root / "bin" / "sh").symlink_to("busybox")
+    names = []
+    for path, program in (_program("qemu-ga") if agent else {}).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(program, root / path)
+    for module in _module_files(release, modules):
+        name = module.name.split(".ko")[0] + ".ko"
+        (root / "modules" / name).write_bytes(_plain(module))
+        names.append(name)
+    (root / "modules" / "order").write_text("\n".join(names), encoding="ascii")
+
+
 class Guest:
     """One VM. `directory` holds what belongs to it, `sockets` the monitor and owner file for cinderlite.
 
-    `ports` empty hot-plug ports (q35 only), `scsi` a virtio-scsi controller, `memory` in MiB.
+    `ports` empty hot-plug ports (q35 only), `scsi` a virtio-scsi controller, `memory` in MiB. One that is `kept` stays
+    a server while it is off, until it is forgotten; the others end with their process. With `root`, such as "/dev/vda",
+    the guest runs from that disk, which `root_disk` has made. `title` is what its tenant calls it, if not by its name.
     """
 
     def __init__(
@@ -175,15 +233,26 @@ class Guest:
         memory: int = 160,
         guest_os: bool = True,
         accelerator: str = "tcg",
+        agent: bool = False,
+        kept: bool = False,
+        root: str = "",
+        title: str = "",
     ) -> None:
         directory = directory.absolute()  # QEMU changes to / when it goes into the background.
         self.directory = directory / name
         self.sockets = sockets.absolute() if sockets else directory / "sockets"
         self.name = name
+        self.title = title or name
         self.project = project
         self.machine, self.ports, self.scsi, self.memory = machine, ports, scsi, memory
         self.guest_os = guest_os
         self.accelerator = accelerator
+        self.kept = kept
+        self.root = root
+        #: Further arguments of QEMU.
+        self.arguments: list[str] = []
+        #: Where QEMU's agent is reached, as cinderlite looks for it; None without one.
+        self.agent_socket = self.sockets / f"{name}.agent" if agent else None
         self.images = directory
         self.uuid = uuid or self._kept_uuid() or str(uuids.uuid4())
         self.socket = self.sockets / f"{name}.sock"
@@ -199,14 +268,13 @@ class Guest:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir(parents=True, exist_ok=True)
-        for path in (self.socket, self._private, self._agent):
+        for path in self._own_sockets():
             path.unlink(missing_ok=True)
-        (self.directory / "uuid").write_text(self.uuid, encoding="ascii")
-        self._write_owner()
+        self.announce()
         run(self._arguments(), timeout=30)
         # A monitor is root over its VM. -daemonize sets a umask of its own, 027: nobody else could write to the
         # sockets before this line either.
-        for path in (self.socket, self._private, self._agent):
+        for path in self._own_sockets():
             path.chmod(0o600)
         if wait_for_os and self.guest_os:
             self.ready()
@@ -226,7 +294,7 @@ class Guest:
     def forget(self) -> None:
         """End the VM and remove what belongs to it, as an orchestrator that deletes a server."""
         self.kill()
-        for path in (self.socket, self.socket.with_suffix(".json")):
+        for path in (*self._own_sockets(), self.socket.with_suffix(".json")):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -353,6 +421,9 @@ class Guest:
             except OSError as error:
                 raise LabError(f"guest {self.name} did not answer to {command!r}: {error}") from error
 
+    def _own_sockets(self) -> list[pathlib.Path]:
+        return [path for path in (self.socket, self._private, self._agent, self.agent_socket) if path]
+
     def _signal(self, number: signal.Signals) -> None:
         pid = self.pid
         if pid is None:  # And never 0, which would be this process with its whole group.
@@ -371,9 +442,14 @@ class Guest:
         except LabError:
             return False
 
-    def _write_owner(self) -> None:
+    def announce(self) -> None:
+        """Write down whose the VM is; one that is kept is a server from now on."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.sockets.mkdir(parents=True, exist_ok=True)
+        (self.directory / "uuid").write_text(self.uuid, encoding="ascii")
         flavor = {"id": "lab", "name": "lab", "vcpus": 1, "ram": self.memory, "disk": 0}
-        owner = {"id": self.uuid, "project_id": self.project, "user_id": "lab", "flavor": flavor, "metadata": {}}
+        owner = {"project_id": self.project, "user_id": "lab", "flavor": flavor, "metadata": {}}
+        owner |= {"id": self.uuid} if self.kept else {}
         self.socket.with_suffix(".json").write_text(json.dumps(owner), encoding="ascii")
 
     def _arguments(self) -> list[str]:
@@ -381,22 +457,35 @@ class Guest:
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-daemonize",
             "-machine", f"{self.machine},accel={self.accelerator}", "-m", str(self.memory),
             "-cpu", "host" if self.accelerator == "kvm" else "max",
-            "-uuid", self.uuid, "-name", f"guest={self.name}", "-pidfile", str(self._pid_file),
+            "-uuid", self.uuid, "-name", f"guest={self.title}", "-pidfile", str(self._pid_file),
             "-qmp", f"unix:{self.socket},server=on,wait=off", "-qmp", f"unix:{self._private},server=on,wait=off",
             "-serial", f"file:{self.directory}/console",
             "-device", "virtio-serial-pci,id=serial0",
             "-chardev", f"socket,id=agent,path={self._agent},server=on,wait=off",
             "-device", "virtserialport,bus=serial0.0,chardev=agent,name=lab.agent",
         ]  # fmt: skip
+        if self.agent_socket:
+            words += ["-chardev", f"socket,id=qga,path={self.agent_socket},server=on,wait=off"]
+            words += ["-device", f"virtserialport,bus=serial0.0,chardev=qga,name={AGENT_PORT}"]
         if self.machine == "q35":
             for number in range(1, self.ports + 1):
                 words += ["-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}"]
         if self.scsi:
             words += ["-device", "virtio-scsi-pci,id=scsi0"]
         if self.guest_os:
-            command = "console=ttyS0 quiet panic=1"
-            words += ["-kernel", str(kernel()), "-initrd", str(initramfs(self.images)), "-append", command]
-        return words
+            command = "console=ttyS0 quiet panic=1" + (f" root={self.root}" if self.root else "")
+            words += [
+                "-kernel",
+                str(kernel()),
+                "-initrd",
+                str(initramfs(self.images, agent=self.agent_socket is not None)),
+            ]
+            words += ["-append", command]
+        return words + self.arguments
+
+    def console(self) -> str:
+        """What was written to the serial port."""
+        return (self.directory / "console").read_text(encoding="utf-8", errors="replace")
 
 
 def accelerator(directory: pathlib.Path) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A virtual environment that sees the distribution's `rados` and `rbd`, and nothing else of the distribution's.
+"""A virtual environment that sees the `rados`, `rbd` and `libvirt` of the distribution, and nothing else of it.
 
-`--system-site-packages` would mix Debian's libraries into PyPI's; the two extension modules are linked in instead.
+`--system-site-packages` would mix Debian's libraries into PyPI's; these modules are linked in instead.
 `python tools/lab/venv.py bindings ENVIRONMENT` does that for an environment that tox made.
 """
 
@@ -18,31 +18,35 @@ if __name__ == "__main__":  # Run as a script before anything is installed.
 from lab.process import LabError, run
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-BINDINGS = ("rados", "rbd")
+BINDINGS = ("rados.cpython-*.so", "rbd.cpython-*.so")
+#: Linked in where it is installed: only hosts with libvirt need it.
+LIBVIRT = ("libvirt.py", "libvirtmod.cpython-*.so")
 
 
 def bindings(environment: pathlib.Path) -> None:
-    """Link the two modules into an environment made from the distribution's Python. Raises LabError."""
+    """Link the modules into an environment made from the distribution's Python. Raises LabError."""
     [packages] = (environment / "lib").glob("python3.*/site-packages")
-    for name in BINDINGS:
-        found = sorted(pathlib.Path("/usr/lib/python3/dist-packages").glob(f"{name}.cpython-*.so"))
-        if not found:
-            raise LabError(f"python3-{name} is not installed")
-        link = packages / found[0].name
-        link.unlink(missing_ok=True)
-        link.symlink_to(found[0])
+    for pattern in (*BINDINGS, *LIBVIRT):
+        found = sorted(pathlib.Path("/usr/lib/python3/dist-packages").glob(pattern))
+        if not found and pattern in BINDINGS:
+            raise LabError(f"python3-{pattern.partition('.')[0]} is not installed")
+        for module in found[:1]:
+            link = packages / module.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(module)
 
 
-def ensure(environment: pathlib.Path, checkout: pathlib.Path, *more: str) -> pathlib.Path:
-    """Make or update an environment with this checkout and `more` packages from PyPI; return its `bin`.
+def ensure(environment: pathlib.Path, checkout: pathlib.Path, *more: str, extra: str = "") -> pathlib.Path:
+    """Make or update an environment with this checkout, an extra of it and `more` from PyPI; return its `bin`.
 
     Nothing is done when neither the requirements nor Python have changed. Raises LabError.
     """
     stamp = environment / "stamp"
-    mark = _mark(checkout, more)
+    package = f"{checkout}[{extra}]" if extra else str(checkout)
+    mark = _mark(checkout, (package, *more))
     if not stamp.exists() or stamp.read_text(encoding="ascii") != mark:
         run([SYSTEM_PYTHON, "-m", "venv", "--clear", environment], timeout=120)
-        run([environment / "bin" / "pip", "install", "--quiet", "--editable", checkout, *more], timeout=900)
+        run([environment / "bin" / "pip", "install", "--quiet", "--editable", package, *more], timeout=900)
         bindings(environment)
         stamp.write_text(mark, encoding="ascii")
     return environment / "bin"
@@ -50,7 +54,7 @@ def ensure(environment: pathlib.Path, checkout: pathlib.Path, *more: str) -> pat
 
 def _mark(checkout: pathlib.Path, more: Sequence[str]) -> str:
     version = run([SYSTEM_PYTHON, "-V"])
-    text = "\n".join([version, str(checkout), *more, (checkout / "setup.cfg").read_text(encoding="utf-8")])
+    text = "\n".join([version, *more, (checkout / "setup.cfg").read_text(encoding="utf-8")])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -24,8 +24,6 @@ bp = Blueprint("servers", SERVICE, "Servers, as far as attaching volumes needs t
 
 EXTENDED = "os_compute_api:os-extended-server-attributes"
 POWER = {"ACTIVE": 1, "PAUSED": 3, "SHUTOFF": 4, "SUSPENDED": 4}
-VM_STATE = {"SHUTOFF": "stopped"}
-STRICT = Version(2, 75)
 
 
 def _z(server: Server) -> str:
@@ -111,7 +109,7 @@ class ServerShown(ServerRef):
     disk_config = _constant("MANUAL", data_key="OS-DCF:diskConfig")
     zone = Computed(lambda _shown: "nova", data_key="OS-EXT-AZ:availability_zone")
     task_state = _constant(None, data_key="OS-EXT-STS:task_state")
-    vm_state = _of(lambda server: VM_STATE.get(server.status, server.status.lower()), data_key="OS-EXT-STS:vm_state")
+    vm_state = _of(servers.vm_state, data_key="OS-EXT-STS:vm_state")
     power_state = _of(lambda server: POWER.get(server.status, 0), data_key="OS-EXT-STS:power_state")
     launched_at = _of(
         lambda server: server.created.replace(tzinfo=None).isoformat(timespec="microseconds"),
@@ -191,12 +189,10 @@ def _listed(ctx: Context, query: Mapping[str, str]) -> tuple[list[Server], dict[
     project = query.get("project_id") or query.get("tenant_id")
     if everybody and project:
         found = [server for server in found if server.project_id == project]
-    for key, text in query.items():
-        if key in FILTERS:
-            keep = FILTERS[key](text)
-            found = [server for server in found if keep(server)]
-        elif key not in IGNORED and VIEW.get().version >= STRICT:
-            raise errors.BadRequest(f"Additional properties are not allowed ('{key[:64]}' was unexpected)")
+    paging.refuse_others(query, FILTERS.keys() | IGNORED)
+    for key in query.keys() & FILTERS.keys():
+        keep = FILTERS[key](query[key])
+        found = [server for server in found if keep(server)]
     if query.get("marker"):
         ids = [server.id for server in found]
         if query["marker"] not in ids:

@@ -150,8 +150,12 @@ class ForceDetach(ActionBody):
     on=volumes.get,
 )
 def force_detach(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
-    """Forget an attachment whatever the volume's status; 409 for one that this service plugged in."""
-    external.detach(ctx, volume, body.get("attachment_id"))
+    """Take a volume from a server that is dead, hung or lost, once Ceph takes nothing more from that server's client.
+
+    The server cannot write to it after that, whatever becomes of it, until it gets the volume anew. One that answers is
+    asked for the disk first. 409 if the volume has several users and nobody knows which of them the server is.
+    """
+    external.force_detach(ctx, volume, body.get("attachment_id"))
 
 
 class ReadonlyFlag(ActionBody):

@@ -165,7 +165,7 @@ def create(ctx: Context, body: dict[str, Any]) -> models.Backup:
     An incremental backup stores only what differs from the newest one before it, and can be restored and deleted like
     any other.
     """
-    volume = volumes.get(ctx, body["volume_id"])
+    volume = volumes.bare(ctx, body["volume_id"], gone=body.get("snapshot_id") is not None)
     kept = ("name", "description", "container", "availability_zone", "metadata", "snapshot_id")
     return backups.create(
         ctx,

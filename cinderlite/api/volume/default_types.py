@@ -7,10 +7,10 @@ from typing import Any
 
 from marshmallow import fields
 
+from cinderlite.api.projects import Project, named
 from cinderlite.api.rest import Blueprint
 from cinderlite.api.schema import Label, Schema, StrictBody
 from cinderlite.api.volume import SERVICE
-from cinderlite.api.volume.quotas import Project, named
 from cinderlite.context import Context
 from cinderlite.core import default_types
 from cinderlite.db import models

@@ -82,7 +82,8 @@ _MANAGE_SNAPSHOT = {
 def manage_volume(ctx: Context, body: dict[str, Any]) -> models.Volume:
     """Make a volume of an image that is there; `ref` is {"source-name": the image's name}.
 
-    The image is given the volume's name. One that is a volume already, or that somebody has open, is refused.
+    The image is given the volume's name. One that is a volume already, or that somebody has open, is refused. One in a
+    namespace of the pool is called NAMESPACE/IMAGE here, and stays there.
     """
     more = {key: body[key] for key in ("volume_type", "availability_zone", "bootable", "metadata") if body.get(key)}
     return manage.volume(ctx, _where(ctx, body), body["ref"], **more, **named(body))
@@ -171,7 +172,7 @@ def _volumes(ctx: Context, query: Mapping[str, str], *, detail: bool) -> dict[st
     listed = _listed(
         ctx,
         query,
-        lambda where, page: manage.volume_candidates(ctx, where, page(list(where.cluster.images("")))),
+        lambda where, page: manage.volume_candidates(ctx, where, page(manage.names(where))),
     )
     return {"manageable-volumes": [_shown(candidate, detail=detail) for candidate in listed]}
 

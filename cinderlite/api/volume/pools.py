@@ -22,7 +22,7 @@ PROPERTIES = {
     "thin_provisioning_support": ("Thin provisioning", "Space is taken when data are written."),
     "multiattach": ("Attaching to several servers", "Volumes of types that allow it can be held by several servers."),
     "compression": ("Compression", "Whether data are compressed decides the pool, not the volume."),
-    "qos": ("QoS", "Limits of QoS specs are set where a volume is plugged in."),
+    "qos": ("QoS", "Limits of QoS specs are kept by the hypervisor, by librbd, or by both."),
     "replication_enabled": ("Replication", "Images are mirrored to another cluster."),
 }
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from cinderlite import errors
 from cinderlite.api import paging
+from cinderlite.api.projects import Project, named
 from cinderlite.api.rest import Answer, Blueprint
 from cinderlite.api.schema import VIEW, Body
 from cinderlite.api.volume import SERVICE
@@ -33,19 +33,6 @@ USED = {
     "totalBackupsUsed": "backups",
     "totalBackupGigabytesUsed": "backup_gigabytes",
 }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Project:
-    """The project that a path names, as the target of a policy."""
-
-    project_id: str
-    user_id: str
-
-
-def named(ctx: Context, project_id: str) -> Project:
-    """The project of a path."""
-    return Project(project_id, ctx.user_id)
 
 
 class QuotaClassSet(Body):

@@ -168,7 +168,7 @@ def create(ctx: Context, body: dict[str, Any]) -> models.Snapshot:
     By the time of the answer it is taken. A volume in use needs `force` before 3.66; since then `force` says nothing
     new and must not be false.
     """
-    volume = volumes.get(ctx, body["volume_id"])
+    volume = volumes.bare(ctx, body["volume_id"])
     forceless = VIEW.get().version >= FORCELESS
     if forceless and body.get("force") is False:
         raise errors.InvalidInput("Invalid value 'False' for force: since 3.66 snapshots of volumes in use are allowed")

@@ -36,7 +36,7 @@ class Extend(ActionBody):
     new_size = GiB(required=True)
 
 
-@bp.action(RULE, "os-extend", body=Extend, policy="volume:extend", on=volumes.get)
+@bp.action(RULE, "os-extend", body=Extend, policy="volume:extend", on=volumes.bare)
 def extend(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Make a volume bigger; since 3.42 also one in use, whose servers see it at once."""
     in_use = VIEW.get().version >= EXTEND_IN_USE
@@ -131,7 +131,7 @@ def retype(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
 
 
 class Migrate(ActionBody):
-    """Where to, and how; the volume is always locked while it moves, and Ceph decides how it is copied."""
+    """Where to, and how; the volume is always locked while it moves, and Ceph or QEMU decides how it is copied."""
 
     host = fields.String()
     cluster = versioned(fields.String(), since="3.16")
@@ -147,7 +147,7 @@ class Migrate(ActionBody):
     on=volumes.get,
 )
 def migrate(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
-    """Move a volume that nobody has open to another pool of its Ceph cluster; its snapshots go along."""
+    """Move a volume to another pool of its Ceph cluster with its snapshots; one in use, without any, also to others."""
     if bool(body.get("cluster")) == bool(body.get("host")):
         raise errors.BadRequest("One and only one of 'host' and 'cluster' must be set.")
     if body.get("cluster"):

@@ -35,7 +35,7 @@ from cinderlite.api.schema import (
 )  # fmt: skip
 from cinderlite.api.volume import SERVICE
 from cinderlite.context import Context
-from cinderlite.core import group_types, image_metadata, images, types, volumes
+from cinderlite.core import backups, group_types, image_metadata, images, types, volumes
 from cinderlite.db import models
 
 bp = Blueprint("volumes", SERVICE, "Volumes.")
@@ -230,6 +230,8 @@ def _source(ctx: Context, body: Mapping[str, Any]) -> tuple[str, Any] | None:
         if not VIEW.get().allows(FROM_IMAGE):
             raise errors.Forbidden(FROM_IMAGE)
         return images.source(ctx, given["image_id"], of_servers=VIEW.get().version >= SERVER_IMAGES)
+    if "backup_id" in given:
+        return backups.source(ctx, backups.get(ctx, given["backup_id"]))
     for key, value in given.items():
         if key not in volumes.SOURCES:
             raise errors.InvalidInput(f"volumes cannot be created from {key} by this service")
@@ -369,7 +371,7 @@ def update(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> models.
     return volumes.update(ctx, volume, **changes)
 
 
-@bp.delete("/volumes/<id>", returns=(202, None), policy="volume:delete", on=volumes.get)
+@bp.delete("/volumes/<id>", returns=(202, None), policy="volume:delete", on=volumes.bare)
 def delete(ctx: Context, volume: models.Volume, query: Mapping[str, str]) -> None:
     """Delete a volume, with `cascade=true` its snapshots too, and since 3.23 with `force=true` whatever its status.
 

@@ -9,11 +9,13 @@ before it (the snapshot that a volume was made from), it keeps the id and there 
 
 from __future__ import annotations
 
-from cinderlite.db.models.attachments import Attachment
+from cinderlite.db.models.actions import ServerAction
+from cinderlite.db.models.attachments import Attachment, Freeze, Leftover, OwnClient
 from cinderlite.db.models.backups import Backup, BackupMetadata
-from cinderlite.db.models.base import Base, Working, new_id, utcnow
+from cinderlite.db.models.base import Base, Recorded, Working, new_id, new_mark, utcnow
 from cinderlite.db.models.groups import Group, GroupSnapshot, GroupType, GroupTypeSpec, GroupVolumeType
 from cinderlite.db.models.keys import EncryptionKey
+from cinderlite.db.models.records import VAULT, GoneRecord, Recorder, host_of
 from cinderlite.db.models.services import Message, ProjectLock, Quota, QuotaClass, Service
 from cinderlite.db.models.types import (
     DefaultType,
@@ -35,6 +37,7 @@ from cinderlite.db.models.volumes import (
 )
 
 __all__ = [
+    "VAULT",
     "Attachment",
     "Backup",
     "BackupMetadata",
@@ -43,18 +46,25 @@ __all__ = [
     "EncryptionKey",
     "ExtraSpec",
     "Flatten",
+    "Freeze",
+    "GoneRecord",
     "Group",
     "GroupSnapshot",
     "GroupType",
     "GroupTypeSpec",
     "GroupVolumeType",
     "ImageMetadata",
+    "Leftover",
     "Message",
+    "OwnClient",
     "ProjectLock",
     "QosKey",
     "QosSpecs",
     "Quota",
     "QuotaClass",
+    "Recorded",
+    "Recorder",
+    "ServerAction",
     "Service",
     "Snapshot",
     "SnapshotMetadata",
@@ -65,6 +75,8 @@ __all__ = [
     "VolumeMetadata",
     "VolumeType",
     "Working",
+    "host_of",
     "new_id",
+    "new_mark",
     "utcnow",
 ]

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, query_expression, relationship
 
-from cinderlite.db.models.base import Base, Dated, Named, Time, Working, new_id
+from cinderlite.db.models.base import Base, Dated, Named, Recorded, Time, Working, new_id
 
 
-class Backup(Dated, Named, Working, Base):
-    """A backup of a volume; `size` in GiB. The row is gone when the backup is."""
+class Backup(Dated, Named, Working, Recorded, Base):
+    """A backup of a volume; `size` in GiB. With it goes its row, which may be `deleted` until its chain has gone."""
 
     __tablename__ = "backups"
     __table_args__ = (
@@ -22,6 +22,7 @@ class Backup(Dated, Named, Working, Base):
         Index("backups_by_volume", "volume_id", "created_at"),
         Index("backups_by_parent", "parent_id"),
         Index("backups_busy", "busy", "lease_until"),
+        Index("backups_unwritten", "unwritten"),
         Index("backups_by_status", "status", "created_at", "id"),
         Index("backups_by_name", "project_id", "name"),
         Index("backups_named", "name"),

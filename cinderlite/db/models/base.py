@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import datetime
+import random
 import uuid
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Double, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, DateTime, Double, Integer, String, Text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -43,6 +44,22 @@ class Named:
     user_id: Mapped[str] = mapped_column(String(255))
     name: Mapped[str | None] = mapped_column(String(255))
     description: Mapped[str | None] = mapped_column(String(255))
+
+
+def new_mark() -> int:
+    """A mark of a change; no two have the same."""
+    return random.getrandbits(62)
+
+
+class Recorded:
+    """A row of which Ceph keeps a record, to rebuild a lost database from; see `core.records`.
+
+    Whatever statement changes the row marks it, with no round trip of its own. Who changes only rows that belong to it
+    (its metadata) must change something in the row itself, such as `updated_at`.
+    """
+
+    #: Another number after each change, until the record has it: then NULL.
+    unwritten: Mapped[int | None] = mapped_column(BigInteger, default=new_mark, onupdate=new_mark)
 
 
 class Working:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Boolean, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from cinderlite.db.models.base import Base, Dated, Named, Working, new_id
+from cinderlite.db.models.base import Base, Dated, Named, Recorded, Working, new_id
 
 if TYPE_CHECKING:
     from cinderlite.db.models.volumes import Volume
@@ -41,13 +41,14 @@ class GroupTypeSpec(Base):
     value: Mapped[str | None] = mapped_column(String(255))
 
 
-class Group(Dated, Named, Working, Base):
+class Group(Dated, Named, Working, Recorded, Base):
     """A group; its volumes name it."""
 
     __tablename__ = "volume_groups"
     __table_args__ = (
         Index("groups_by_project", "project_id", "created_at", "id"),
         Index("groups_busy", "busy", "lease_until"),
+        Index("groups_unwritten", "unwritten"),
         Index("groups_by_age", "created_at", "id"),
         Index("groups_by_status", "status", "created_at", "id"),
         Index("groups_named", "name"),
@@ -83,7 +84,7 @@ class GroupVolumeType(Base):
     volume_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_types.id"), primary_key=True)
 
 
-class GroupSnapshot(Dated, Named, Working, Base):
+class GroupSnapshot(Dated, Named, Working, Recorded, Base):
     """Snapshots of all volumes of a group at one moment; the snapshots name it."""
 
     __tablename__ = "group_snapshots"
@@ -91,6 +92,7 @@ class GroupSnapshot(Dated, Named, Working, Base):
         Index("group_snapshots_by_project", "project_id", "created_at", "id"),
         Index("group_snapshots_by_group", "group_id"),
         Index("group_snapshots_busy", "busy", "lease_until"),
+        Index("group_snapshots_unwritten", "unwritten"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

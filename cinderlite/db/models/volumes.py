@@ -10,15 +10,15 @@ from sqlalchemy import JSON, Boolean, Double, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from cinderlite.db.models.attachments import Attachment
-from cinderlite.db.models.base import Base, Dated, Named, Time, Working, new_id, utcnow
+from cinderlite.db.models.base import Base, Dated, Named, Recorded, Time, Working, new_id, utcnow
 from cinderlite.db.models.types import VolumeType
 
 if TYPE_CHECKING:
     from cinderlite.db.models.groups import Group
 
 
-class Volume(Dated, Named, Working, Base):
-    """A volume; its image is `volume-<id>` in its back end's pool. `size` in GiB."""
+class Volume(Dated, Named, Working, Recorded, Base):
+    """A volume; its image is `volume-<id>` in its back end's pool, in `namespace`. `size` in GiB."""
 
     __tablename__ = "volumes"
     __table_args__ = (
@@ -27,6 +27,7 @@ class Volume(Dated, Named, Working, Base):
         Index("volumes_by_name", "project_id", "deleted", "name"),
         Index("volumes_usage", "project_id", "deleted", "size"),
         Index("volumes_busy", "busy", "lease_until"),
+        Index("volumes_unwritten", "unwritten"),
         Index("volumes_by_group", "group_id"),
         Index("volumes_by_type", "volume_type_id", "deleted"),
         Index("volumes_by_host", "host", "deleted"),
@@ -35,7 +36,9 @@ class Volume(Dated, Named, Working, Base):
         Index("volumes_named", "deleted", "name"),
         Index("volumes_by_zone", "deleted", "availability_zone"),
         Index("volumes_by_depth", "deleted", "clone_depth"),
+        Index("volumes_restored", "restored_from"),
         Index("volumes_by_purge", "purge_at"),
+        Index("volumes_limits_due", "limits_due"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
@@ -44,6 +47,8 @@ class Volume(Dated, Named, Working, Base):
     availability_zone: Mapped[str] = mapped_column(String(255))
     #: The pool as Cinder writes it, host@backend#pool: which back end has the image.
     host: Mapped[str] = mapped_column(String(255))
+    #: The RBD namespace of that pool that the image is in, whatever the configuration says by now; "" for the default.
+    namespace: Mapped[str] = mapped_column(String(255), default="", server_default="")
     volume_type_id: Mapped[str] = mapped_column(String(36), ForeignKey("volume_types.id"))
     bootable: Mapped[bool] = mapped_column(Boolean, default=False)
     multiattach: Mapped[bool] = mapped_column(Boolean, default=False)
@@ -56,12 +61,18 @@ class Volume(Dated, Named, Working, Base):
     encryption_key_id: Mapped[str | None] = mapped_column(String(36))
     #: At most so many images are below this one; fewer when one of those was made whole since.
     clone_depth: Mapped[int] = mapped_column(Integer, default=0)
+    #: The backup whose data its image still shares, until it is made whole.
+    restored_from: Mapped[str | None] = mapped_column(String(36))
+    #: Other than before whenever the limits of the image are to be looked at anew; NULL once they are as they should.
+    limits_due: Mapped[str | None] = mapped_column(String(36))
     deleted: Mapped[bool] = mapped_column(Boolean, default=False)
     deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
     #: When (seconds since 1970) the image of a deleted volume that can still be brought back is to go.
     purge_at: Mapped[float | None] = mapped_column(Double)
     #: What else is needed to bring it back: `image_id` and `snaps` in Ceph, `snapshots` as their rows were.
     kept: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    #: The pool, as in `host`, that has the volume's record, and those of its snapshots and attachments.
+    record_host: Mapped[str | None] = mapped_column(String(255))
 
     volume_type: Mapped[VolumeType] = relationship(lazy="raise")
     metadata_rows: Mapped[list[VolumeMetadata]] = relationship(
@@ -116,7 +127,7 @@ class ImageMetadata(Base):
     value: Mapped[str] = mapped_column(Text)
 
 
-class Snapshot(Dated, Named, Working, Base):
+class Snapshot(Dated, Named, Working, Recorded, Base):
     """A snapshot; in RBD it is `snapshot-<id>` of its volume's image. The row is gone when the snapshot is."""
 
     __tablename__ = "snapshots"
@@ -125,6 +136,7 @@ class Snapshot(Dated, Named, Working, Base):
         Index("snapshots_by_age", "created_at", "id"),
         Index("snapshots_by_volume", "volume_id", "created_at"),
         Index("snapshots_busy", "busy", "lease_until"),
+        Index("snapshots_unwritten", "unwritten"),
         Index("snapshots_by_group_snapshot", "group_snapshot_id"),
         Index("snapshots_by_status", "status", "created_at", "id"),
         Index("snapshots_by_name", "project_id", "name"),

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As which cephx user a guest opens an image: one of the attachment's own, one of its project's, or the service's.
+
+An attachment's user is called SERVICE.DATABASE.ATTACHMENT.PLACE: SERVICE is the back end's rbd_user, DATABASE tells the
+services apart that share a cluster, PLACE the pools and namespaces that a volume may move between. DATABASE.ATTACHMENT
+is in the attachment's row (`cephx_name`) before the user exists, and the row stays until the user is gone; so whoever
+dies, the row's own recovery removes it.
+
+What a newcomer gets wrong: the row is not all. A database may be lost or put back, and then a user is left that no row
+knows. So each is also in a list in its pool, and `sweep` removes those of ours that nothing explains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import select
+
+from cinderlite import errors
+from cinderlite.ceph.cluster import Cluster
+from cinderlite.context import Backend, World
+from cinderlite.core import records
+from cinderlite.db import models
+
+LOG = logging.getLogger(__name__)
+
+#: Words of rbd_attachment_keys.
+AUTO, ATTACHMENT, PROJECT, SERVICE = "auto", "attachment", "project", "service"
+#: Characters of the digests in names.
+_DIGITS = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Login:
+    """A cephx user, without "client.", and its key."""
+
+    user: str | None
+    key: str | None = dataclasses.field(repr=False)
+
+
+# -- what they are called
+
+
+def name(world: World, attachment_id: str, host: str, namespace: str) -> str | None:
+    """As Attachment.cephx_name, of one whose image is there; None if it gets no user of its own. Raises Unavailable."""
+    backend = world.backend(host)
+    if not _has_own(backend, backend.cluster.within(namespace)):
+        return None
+    return f"{_database(world)}.{attachment_id}"
+
+
+def user_of(cephx_name: str, cluster: Cluster) -> str:
+    """The user of an attachment whose image is in that pool and namespace."""
+    return f"{cluster.user}.{cephx_name}.{_digest(f'{cluster.pool}/{cluster.namespace}')}"
+
+
+def _project_user(world: World, cluster: Cluster) -> str:
+    return f"{cluster.user}.{_database(world)}.project.{_digest(f'{cluster.pool}/{cluster.namespace}')}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _database(world: World) -> str:
+    with world.db.read() as session:
+        found = session.scalar(select(models.Recorder.database_id))
+    if found is None:
+        with world.db.write() as session:
+            found = records.identity(session).database_id
+    return found.replace("-", "")[:_DIGITS]
+
+
+# -- making and removing them
+
+
+def _has_own(backend: Backend, cluster: Cluster) -> bool:
+    """Whether an attachment gets a user of its own there. Raises Unavailable."""
+    if backend.attachment_keys == ATTACHMENT:
+        return True
+    return backend.attachment_keys == AUTO and cluster.key() is not None and cluster.makes_users()
+
+
+def login(
+    world: World,
+    attachment: models.Attachment,
+    volume: models.Volume,
+    *,
+    host: str,
+    namespace: str,
+) -> Login:
+    """Who opens the volume's image there for that attachment: the same whenever it is asked.
+
+    Raises ImageNotFound, UsersRefused, Unavailable.
+    """
+    backend = world.backend(host)
+    cluster = backend.cluster.within(namespace)
+    try:
+        if _has_own(backend, cluster):
+            return _own(world, attachment, volume, backend, cluster)
+        if backend.attachment_keys == PROJECT and cluster.namespace:
+            return _of_project(world, volume, cluster)
+    except errors.UsersRefused as error:  # As when it may not let others read the pool that a clone was made from.
+        if backend.attachment_keys != AUTO:
+            raise
+        LOG.warning("volume %s is opened as client.%s: %s", volume.id, cluster.user, error)
+    return Login(cluster.user, cluster.key())
+
+
+def _own(
+    world: World, attachment: models.Attachment, volume: models.Volume, backend: Backend, cluster: Cluster
+) -> Login:
+    if attachment.cephx_name is None:
+        _note(world, attachment)
+    user = user_of(str(attachment.cephx_name), cluster)
+    what = {"attachment": attachment.id, "volume": volume.id, "server": attachment.server_id}
+    key = cluster.user_of_image(
+        volume.image,
+        user,
+        json.dumps(what).encode(),
+        read_only=attachment.mode == "ro",
+        # librbd has that done by who has the lock.
+        flattens=volume.restored_from is not None or volume.clone_depth > backend.max_clone_depth,
+    )
+    return Login(user, key)
+
+
+def _note(world: World, attachment: models.Attachment) -> None:
+    """Write down that an attachment of before gets a user now."""
+    attachment.cephx_name = f"{_database(world)}.{attachment.id}"
+    with world.db.write() as session:
+        session.get_one(models.Attachment, attachment.id).cephx_name = attachment.cephx_name
+
+
+def _of_project(world: World, volume: models.Volume, cluster: Cluster) -> Login:
+    user = _project_user(world, cluster)
+    what = {"project": volume.project_id, "namespace": cluster.namespace}
+    return Login(user, cluster.user_of_namespace(user, json.dumps(what).encode()))
+
+
+def revoke(world: World, cephx_name: str, host: str, namespace: str) -> None:
+    """Remove an attachment's user for a pool, now that no guest needs it. Raises Unavailable.
+
+    What Ceph refuses is left to `sweep`: the guest has let the disk go, and nobody may say that it has it still.
+    """
+    try:
+        cluster = world.cluster(host).within(namespace)
+        cluster.remove_user(user_of(cephx_name, cluster))
+    except (errors.BackendMissing, errors.CephError) as error:
+        LOG.warning("a cephx user of %s is left: %s", cephx_name, error)
+
+
+def refuse_open_clones(world: World, volume: models.Volume) -> None:
+    """Raise InvalidVolume if a guest has a clone of a volume open with a right to read it where it is, and only there.
+
+    Of a volume that moves, Ceph shows its clones the new place at once; the guest would be refused there.
+    """
+    try:
+        children = world.cluster_of(volume).portrait(volume.image).children or ()
+    except errors.ImageNotFound:
+        return
+    clones = [one.image.removeprefix("volume-") for one in children]
+    table = models.Attachment
+    with world.db.read() as session:
+        open_ = select(table.volume_id).where(table.volume_id.in_(clones), table.cephx_name.is_not(None)).limit(1)
+        found = session.scalar(open_)
+    if found is not None:
+        raise errors.InvalidVolume(f"volume {found}, which shares its data, is attached; detach that one first")
+
+
+# -- what nothing explains
+
+
+def sweep(world: World) -> int:
+    """Remove the users of ours that no attachment has and no project needs; how many that were."""
+    removed = 0
+    for backend in world.backends.values():
+        try:
+            removed += sum(_remove(world, backend, user) for user in leftovers(world, backend))
+        except (errors.Unavailable, errors.BackendError) as error:
+            if isinstance(error, errors.DatabaseUnavailable):
+                raise
+            LOG.warning("cephx users of pool %s: %s", backend.cluster.pool, error)
+    return removed
+
+
+def _remove(world: World, backend: Backend, user: str) -> bool:
+    if user not in leftovers(world, backend, user):  # Somebody may need it since.
+        return False
+    backend.cluster.remove_user(user)
+    LOG.warning("cephx user %s was left, and is removed", user)
+    return True
+
+
+def leftovers(world: World, backend: Backend, only: str = "") -> list[str]:
+    """The users of this service in a back end's list that nothing explains."""
+    # The list first: a row is there before its user is, and goes after it.
+    listed = backend.cluster.users()
+    ours = f"{backend.cluster.user}.{_database(world)}."
+    mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours) and only in ("", user)}
+    return list(_unexplained(world, backend, mine)) if mine else []
+
+
+def _read(what: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(what)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _unexplained(world: World, backend: Backend, users: dict[str, dict[str, Any]]) -> Iterator[str]:
+    table, volume = models.Attachment, models.Volume
+    there = volume.deleted.is_(False)
+    named = volume.id.in_({str(what.get("volume")) for what in users.values()})
+    with world.db.read() as session:
+        rows = {row.id: row for row in session.scalars(select(table).where(table.managed))}
+        volumes = {row.id: row for row in session.scalars(select(volume).where(there, named))}
+        spaces = set(session.scalars(select(volume.namespace).where(there, volume.host == backend.pool).distinct()))
+    attached = {(row.volume_id, row.server_id) for row in rows.values()}
+    for user, what in users.items():
+        row, of = rows.get(str(what.get("attachment"))), volumes.get(str(what.get("volume")))
+        if "project" in what:
+            if what.get("namespace") not in spaces:
+                yield user
+        elif row is None:
+            # A rebuilt database may know by another id what the guest still has open as that user.
+            if (what.get("volume"), what.get("server")) not in attached:
+                yield user
+        elif of is not None and not (row.busy or of.busy) and not _is_its(world, user, row, of):
+            yield user  # Of where the volume was before it moved.
+
+
+def _is_its(world: World, user: str, attachment: models.Attachment, volume: models.Volume) -> bool:
+    return attachment.cephx_name is not None and user == user_of(attachment.cephx_name, world.cluster_of(volume))
