@@ -78,12 +78,14 @@ def finish(world: World) -> int:
     return worked
 
 
-def due_in(world: World, most: float) -> float:
-    """Seconds until something gets its next try, `most` at most. What is due already waits for something else."""
-    now = time.time()
+def due_in(world: World, most: float, looked: float) -> float:
+    """Seconds until something gets its next try, `most` at most.
+
+    What was due already when somebody `looked` (by the clock) waits for something else.
+    """
     with world.db.read() as session:
-        found = [due for machine in MACHINES if (due := machine.next_due(session, now)) is not None]
-    return max(min(found, default=now + most) - now, _SHORTEST_NAP)
+        found = [due for machine in MACHINES if (due := machine.next_due(session, looked)) is not None]
+    return max(min(min(found, default=math.inf) - time.time(), most), _SHORTEST_NAP)
 
 
 def hasten(world: World, model: type[Any] | None = None, row_id: str | None = None) -> int:
@@ -115,6 +117,8 @@ class Reconciler(threading.Thread):
         self.interval = interval
         self._stop_asked = threading.Event()
         self._sweep_at = -math.inf
+        #: When what was due was last looked for.
+        self._looked = 0.0
 
     def run(self) -> None:
         """The thread's work; an error is logged and the next pass tries again."""
@@ -123,6 +127,7 @@ class Reconciler(threading.Thread):
             try:
                 services.beat(self.world)
                 fencing.tell_own(self.world)
+                self._looked = time.time()
                 once(self.world)
                 forget(self.world)
                 if time.monotonic() >= self._sweep_at:
@@ -140,10 +145,11 @@ class Reconciler(threading.Thread):
         end = time.monotonic() + self.interval
         while (left := end - time.monotonic()) > 0:
             try:
-                nap = min(due_in(self.world, self.interval), left)
+                nap = min(due_in(self.world, self.interval, self._looked), left)
                 if self.world.wake.wait(nap):
                     return
                 if nap < left:
+                    self._looked = time.time()
                     finish(self.world)
             except errors.Unavailable as error:
                 LOG.warning("reconcile: %s", error)

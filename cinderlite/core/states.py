@@ -67,10 +67,14 @@ class Move:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a try ended: `done`, `failed` (with the error), `postponed` (with the reason) or, if it is long, `begun`."""
+    """How a try ended: `done`, `failed` (with the error), `postponed` (with the reason) or, if it is long, `begun`.
+
+    `row` is the row as this try left it, and None if it was not this one that settled it.
+    """
 
     word: str
     error: errors.CinderliteError | None = None
+    row: Any = None
 
 
 class Machine:
@@ -278,7 +282,7 @@ class Machine:
             self._settled(session, current, row.intent, error)
         if followed_by:
             world.wake.set()
-        return Outcome("failed" if error else "done", error)
+        return Outcome("failed" if error else "done", error, current)
 
     def _remove(self, session: Session, row: Any) -> None:
         if isinstance(row, models.Volume):  # Its purge is still to come, and snapshots may name it.
@@ -325,10 +329,10 @@ class Machine:
             ).all()
         return [id_ for id_, owner, until in rows if until < now or (owner is not None and owner_is_dead(owner))]
 
-    def next_due(self, session: Session, now: float) -> float | None:
-        """When, after now, the first of the rows that wait for another try has its turn."""
+    def next_due(self, session: Session, after: float) -> float | None:
+        """When, after a moment, the first of the rows that wait for another try has its turn."""
         table = self.model
-        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until > now
+        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until > after
         due: float | None = session.scalar(select(func.min(table.lease_until)).where(*waiting))
         return due
 

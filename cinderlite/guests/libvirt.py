@@ -16,6 +16,7 @@ import base64
 import binascii
 import contextlib
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ class LibvirtHypervisor:
         self._refresh = refresh
         self._observe = observe or (lambda _verb, _seconds, _ok: None)
         self._known: dict[str, _Known] = {}
-        self._looked = 0.0
+        self._looked = -math.inf
         self._looking = threading.Lock()
 
     # -- the interface

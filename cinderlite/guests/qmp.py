@@ -21,6 +21,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 import ssl
 import threading
@@ -111,7 +112,7 @@ class _Machine:
     name: str = ""
     status: str = "ERROR"
     #: When it was last asked how it is, by the monotonic clock.
-    asked: float = 0.0
+    asked: float = -math.inf
     #: Whether its monitor did not answer the last time: nobody waits for it again then, lists least of all.
     hung: bool = False
     #: Whether nothing listened there when it was last asked.
@@ -173,7 +174,7 @@ class QmpHypervisor:
         self._seen: set[str] = set()
         #: And every host that one was on: of the last one's end there, too, the files here tell.
         self._hosts = {host}
-        self._looked = 0.0
+        self._looked = -math.inf
         self._starting = threading.Lock()
         self._closed = False
         self._scanning: asyncio.Lock | None = None
