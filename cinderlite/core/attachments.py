@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors
@@ -37,7 +37,7 @@ from cinderlite.core import (
 )
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import models
-from cinderlite.guests import RUNNING, Guest, RbdDisk, Server, threads
+from cinderlite.guests import RUNNING, Guest, RbdDisk, Server, Tuning, threads
 
 LOG = logging.getLogger(__name__)
 
@@ -154,25 +154,23 @@ def attach(
         attachment.project_id = volume.project_id
         attachment.mode = "ro" if volume.readonly else "rw"
         session.add(attachment)
-        holders.follow(session, volume_id)
-    outcome = LIFECYCLE.run(ctx.world, attachment.id, owner)
+    outcome = LIFECYCLE.run(ctx.world, attachment, owner)
     if outcome.error is not None:
         raise outcome.error
-    return get(ctx, attachment.id)
+    return outcome.row or get(ctx, attachment.id)
 
 
 def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str) -> models.Volume:
-    """The volume, locked and free for that server.
+    """The volume, locked, free for that server and shown as on its way there.
 
     Raises VolumeNotFound, InvalidVolume, TooManyAttachments, InvalidQosSpecs.
     """
     volume = volumes.lock(session, volume_id)
     if not ctx.is_admin and not volume.project_id == ctx.project_id == server.project_id:
         raise errors.VolumeNotFound(volume_id)
-    here = select(models.Attachment.id).where(
-        models.Attachment.volume_id == volume_id, models.Attachment.server_id == server.id
-    )
-    if session.execute(here).first():
+    held = select(models.Attachment.server_id, models.Attachment.status)
+    holding = session.execute(held.where(models.Attachment.volume_id == volume_id)).all()
+    if server.id in {server_id for server_id, _ in holding}:
         raise errors.InvalidVolume(f"volume {volume_id} already attached")
     sources = ("available", "in-use") if volume.multiattach else ("available",)
     if volume.busy or volume.status not in sources:
@@ -180,6 +178,7 @@ def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str)
         raise errors.InvalidVolume(f"volume {volume_id} status must be {wanted}. Currently in '{volume.status}'")
     _refuse_full_server(ctx, session, server)
     limits.refuse_flawed(session, volume)
+    holders.show(session, volume_id, holders.status(["attaching", *(status for _, status in holding)]))
     return volume
 
 
@@ -216,25 +215,23 @@ def _attach(world: World, attachment: models.Attachment, _arguments: Mapping[str
 
 def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
     guest = _find(world, attachment)
-    leftovers.remove(world, attachment.server_id or "", attachment.volume_id)
+    table = models.Attachment
+    beside = or_(table.server_id == attachment.server_id, table.volume_id == attachment.volume_id)
     with world.db.read() as session:
         volume = session.get_one(models.Volume, attachment.volume_id)
-        others = session.scalars(
-            select(models.Attachment.device).where(
-                models.Attachment.server_id == attachment.server_id,
-                models.Attachment.id != attachment.id,
-                models.Attachment.managed,
-            )
-        )
-        taken = {name for name in others if name is not None}
+        left = leftovers.of(session, attachment.server_id, volume.id)
+        others = session.scalars(select(table).where(beside, table.id != attachment.id)).all()
+        wanted, tuned = limits.of_disk(session, volume), tuning.of_disk(session, volume, guest.server.metadata)
+    leftovers.remove(world, left, attachment.server_id, volume.id)
+    taken = {one.device for one in others if one.managed and one.server_id == attachment.server_id and one.device}
     cluster = world.cluster_of(volume)
     if volume.multiattach:
         cluster.share(volume.image)
     users: list[str] = []
     # The monitors have to agree on a new user, which takes longer than all the rest.
-    disk = threads.begin("disk", lambda: disk_of(world, attachment, volume, guest.server))
+    disk = threads.begin("disk", lambda: _disk(world, attachment, volume, tuned, wanted))
     try:
-        if _is_shared(world, attachment):
+        if any(one.volume_id == volume.id for one in others):
             users = holders.strangers(world, volume)
         else:
             _refuse_strangers(world, guest, volume)
@@ -275,18 +272,22 @@ def disk_of(world: World, attachment: models.Attachment, volume: models.Volume, 
 
     Raises ImageNotFound, UsersRefused, Unavailable.
     """
-    login = cephx_users.login(world, attachment, volume, host=volume.host, namespace=volume.namespace)
     with world.db.read() as session:
-        wanted = limits.of_disk(session, volume)
-    disk = disk_in(world, volume, world.cluster_of(volume), server)
+        wanted, tuned = limits.of_disk(session, volume), tuning.of_disk(session, volume, server.metadata)
+    return _disk(world, attachment, volume, tuned, wanted)
+
+
+def _disk(
+    world: World, attachment: models.Attachment, volume: models.Volume, tuned: Tuning, wanted: limits.Limits
+) -> RbdDisk:
+    login = cephx_users.login(world, attachment, volume, host=volume.host, namespace=volume.namespace)
+    disk = disk_in(world, volume, world.cluster_of(volume), tuned)
     read_only = attachment.mode == "ro"
     return dataclasses.replace(disk, user=login.user, key=login.key, read_only=read_only, limits=wanted)
 
 
-def disk_in(world: World, volume: models.Volume, cluster: Cluster, server: Server) -> RbdDisk:
+def disk_in(world: World, volume: models.Volume, cluster: Cluster, tuned: Tuning) -> RbdDisk:
     """The disk that a server makes of a volume's image in a cluster, without what is the attachment's own."""
-    with world.db.read() as session:
-        tuned = tuning.of_disk(session, volume, server.metadata)
     return RbdDisk(
         volume_id=volume.id,
         pool=cluster.pool,
@@ -406,11 +407,11 @@ def detach(ctx: Context, attachment: models.Attachment) -> None:
 def _refuse_root(world: World, attachment: models.Attachment) -> None:
     """Raise BadRequest for a bootable volume that the server boots from, as far as it can tell now."""
     with world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
-    if not volume.bootable:
+        bootable = session.scalar(select(models.Volume.bootable).where(models.Volume.id == attachment.volume_id))
+    if not bootable:
         return
     with contextlib.suppress(errors.GuestGone, errors.Unavailable):
-        if _find(world, attachment).boots_from() == volume.id:
+        if _find(world, attachment).boots_from() == attachment.volume_id:
             raise errors.BadRequest("Cannot detach a root device volume")
 
 

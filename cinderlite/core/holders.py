@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import BindParameter, Update, bindparam, case, or_, select, update
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -27,6 +27,22 @@ SHOWN = {
 }
 #: The statuses of a volume that say nothing but who holds it.
 FOLLOWING = frozenset({"available", *SHOWN.values()})
+
+
+def _showing() -> Update:
+    table = models.Volume
+    wanted: BindParameter[str] = bindparam("wanted")
+    now, later = table.status.in_(FOLLOWING), table.previous_status.in_(FOLLOWING)
+    changed = update(table).where(table.id == bindparam("volume"), or_(now, later))
+    return changed.values(
+        status=case((now, wanted), else_=table.status),
+        previous_status=case((now, table.previous_status), else_=wanted),
+        updated_at=case((now, bindparam("moment")), else_=table.updated_at),
+    ).execution_options(synchronize_session=False)
+
+
+#: Of a volume's two statuses it is the one that follows which changes. Made once: every attach and detach needs it.
+_SHOW = _showing()
 
 
 def strangers(world: World, volume: models.Volume) -> list[str]:
@@ -77,16 +93,4 @@ def follow(session: Session, volume_id: str) -> None:
 
 def show(session: Session, volume_id: str, wanted: str) -> None:
     """Give a volume one of the statuses that say who holds it, now or for when it is done with something else."""
-    table = models.Volume
-    session.execute(
-        update(table)
-        .where(table.id == volume_id, table.status.not_in(FOLLOWING), table.previous_status.in_(FOLLOWING))
-        .values(previous_status=wanted)
-        .execution_options(synchronize_session=False)
-    )
-    session.execute(
-        update(table)
-        .where(table.id == volume_id, table.status.in_(FOLLOWING))
-        .values(status=wanted, updated_at=models.utcnow())
-        .execution_options(synchronize_session=False)
-    )
+    session.execute(_SHOW, {"volume": volume_id, "wanted": wanted, "moment": models.utcnow()})

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import World
@@ -51,12 +52,14 @@ def remember(world: World, attachment: models.Attachment, volume: models.Volume,
             session.add(row)
 
 
-def remove(world: World, server_id: str, volume_id: str) -> None:
-    """Have a server let go of a disk that it lost by force, before it gets it anew. Raises Conflict if it does not."""
+def of(session: Session, server_id: str | None, volume_id: str) -> list[str]:
+    """Ids of what a server may still have of a volume that it lost by force."""
     table = models.Leftover
-    with world.db.read() as session:
-        mine = table.server_id == server_id, table.volume_id == volume_id
-        ids = list(session.scalars(select(table.id).where(*mine)))
+    return list(session.scalars(select(table.id).where(table.server_id == server_id, table.volume_id == volume_id)))
+
+
+def remove(world: World, ids: Sequence[str], server_id: str | None, volume_id: str) -> None:
+    """Have a server let go of them, before it gets the volume anew. Raises Conflict if it does not."""
     for row_id in ids:
         with world.db.write() as session:
             LIFECYCLE.hasten(session, row_id)

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, World
-from cinderlite.core import attachments, cephx_users, encryption, holders, limits, states, volumes
+from cinderlite.core import attachments, cephx_users, encryption, holders, limits, states, tuning, volumes
 from cinderlite.db import models
 from cinderlite.guests import COPYING, FAILED, MOVED, NONE, Guest, Mirror, RbdDisk, disks
 
@@ -132,7 +132,9 @@ def _work(world: World, volume: models.Volume, source: _Side, target: _Side) -> 
     """Have the guest copy the disk, and go on with the target as soon as it is written down that this has all."""
     holders.leave_off(world, volume.id)
     guest = _guest(world, volume)
-    disk = attachments.disk_in(world, volume, target.cluster, guest.server)
+    with world.db.read() as session:
+        tuned = tuning.of_disk(session, volume, guest.server.metadata)
+    disk = attachments.disk_in(world, volume, target.cluster, tuned)
     phase = guest.mirrored(disk).phase
     if phase == NONE:
         _make_target(world, volume, source, target, guest)
