@@ -173,7 +173,11 @@ class Ceph:
     def _held(self) -> str:
         """Who holds what could not be removed, and which programs of this cluster there are that may be it."""
         spaces = [space for pool in (self.pool, *self._added) for space in self._spaces(pool)]
-        watchers = [f"{space}/{name}: {self.rbd('status', f'{space}/{name}')}" for space in spaces for name in self.images(space)]
+        watchers = [
+            f"{space}/{name}: {self.rbd('status', f'{space}/{name}')}"
+            for space in spaces
+            for name in self.images(space)
+        ]
         programs = run(["ps", "-eo", "pid,ppid,etimes,args", "--width", "400"], timeout=10)
         own = [line for line in programs.splitlines() if str(self.directory.parent) in line]
         return "\n".join([*watchers, *own])
