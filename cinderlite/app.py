@@ -29,7 +29,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
 from cinderlite import config, errors, metrics
-from cinderlite.api import auth, compute, faults, filters, openapi, rest, versions, volume
+from cinderlite.api import admission, auth, compute, faults, filters, openapi, rest, versions, volume
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, ImageCache, Settings, World
@@ -83,7 +83,7 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
 
 def real_world(conf: cfg.ConfigOpts) -> World:
     """The world as configured. Call it after the fork: nothing in it survives one."""
-    db = Database(config.database_url(conf), conf.database.timeout, conf.api_threads)
+    db = Database(config.database_url(conf), conf.database.timeout, conf.api_threads + slow_threads(conf))
     return World(
         settings=settings(conf),
         db=db,
@@ -309,12 +309,29 @@ def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
     for service in (volume, compute):
         _serve(app, service.SERVICE, blueprints(service), edge.policy)
         openapi.register(app, service.SERVICE, blueprints(service), edge.base_url)
+    inside = app.wsgi_app
     app.wsgi_app = _Suffix(app)  # type: ignore[method-assign]
     if conf.enable_proxy_headers_parsing:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)  # type: ignore[method-assign]
     if conf.auth_strategy == "keystone":
         app.wsgi_app = _Keystone(app.wsgi_app, conf)  # type: ignore[method-assign]
+    # Outermost: what asks Keystone holds a place already.
+    quick, slow = (
+        admission.Gate(name, threads, max_waiting(conf), conf.api_max_wait)
+        for name, threads in (("quick", conf.api_threads), ("slow", slow_threads(conf)))
+    )
+    app.wsgi_app = admission.Admission(app.wsgi_app, inside, versions.OPEN, quick, slow)  # type: ignore[method-assign]
     return app
+
+
+def slow_threads(conf: cfg.ConfigOpts) -> int:
+    """Slow requests at work at a time in a process."""
+    return int(conf.api_slow_threads or conf.api_threads)
+
+
+def max_waiting(conf: cfg.ConfigOpts) -> int:
+    """Requests of a class that may wait in a process."""
+    return int(2 * conf.api_threads if conf.api_max_waiting is None else conf.api_max_waiting)
 
 
 def blueprints(package: Any) -> list[rest.Blueprint]:
@@ -389,6 +406,9 @@ def _hook(app: flask.Flask) -> None:
         if service is not None:
             flask.g.service = service
             flask.g.version = service.negotiate(flask.request.headers)
+        refused = flask.request.environ.get(admission.REFUSED)
+        if refused is not None:
+            raise refused
 
     @app.after_request
     def leave(response: flask.Response) -> flask.Response:
@@ -406,7 +426,9 @@ def _hook(app: flask.Flask) -> None:
 
     @app.errorhandler(errors.CinderliteError)
     def ours(error: errors.CinderliteError) -> flask.Response:
-        if isinstance(error, errors.Unavailable):
+        if isinstance(error, errors.Overloaded):
+            pass  # The gate said so; a line for each would be one more load.
+        elif isinstance(error, errors.Unavailable):
             LOG.warning("%s: %s", type(error).__name__, error)
         elif error.status >= 500:
             LOG.error("%s: %s", type(error).__name__, error, exc_info=error)

@@ -26,7 +26,40 @@ API = [
         "api_threads",
         default=16,
         min=1,
-        help="Number of requests that one API process works on at a time; more wait in the listen queue.",
+        help="Number of requests that one API process works on at a time, without those that may wait for a server.",
+    ),
+    cfg.IntOpt(
+        "api_slow_threads",
+        min=1,
+        help="Number of requests that one API process works on at a time of those that may wait for a server, for "
+        "another service or for monitors: attach, detach, all of the compute API, snapshots, extend. As many as "
+        "api_threads by default.",
+    ),
+    cfg.IntOpt(
+        "api_max_waiting",
+        min=0,
+        help="Number of requests of each of these two classes that may wait for their turn; one more is refused at "
+        "once with 503. Twice api_threads by default.",
+    ),
+    cfg.FloatOpt(
+        "api_max_wait",
+        default=5.0,
+        min=0.0,
+        help="Seconds that a request waits for its turn; then it is refused with 503.",
+    ),
+    cfg.FloatOpt(
+        "client_socket_timeout",
+        default=30.0,
+        min=0.1,
+        help="Seconds within which a client has to send a whole request, and to take the whole answer; else its "
+        "connection is closed.",
+    ),
+    cfg.IntOpt(
+        "max_header_line",
+        default=16384,
+        min=256,
+        max=65536,
+        help="Longest line of a request's header in bytes; a request with a longer one is refused.",
     ),
     cfg.IntOpt(
         "graceful_shutdown_timeout",

@@ -64,7 +64,8 @@ The tree (class, status)::
         ├── MembersBusy                   volumes of a group are still on their way
         ├── AtWork, LeavingOff            an image is made whole only while nothing else is under way on its volume
         ├── Superseded                    the work's lease was lost: somebody else does it now
-        └── DatabaseUnavailable
+        ├── DatabaseUnavailable
+        └── Overloaded                    too many requests at a time; nothing was looked at
 
 Backend errors that `core` tells apart and no client ever sees as such:
 
@@ -500,6 +501,10 @@ class Superseded(Unavailable):
 
 class DatabaseUnavailable(Unavailable):
     template = "The database does not answer."
+
+
+class Overloaded(Unavailable):
+    template = "The service has too many requests at the moment. Nothing was changed; try again later."
 
 
 class BackendError(CinderliteError):

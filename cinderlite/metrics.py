@@ -31,6 +31,22 @@ BACKEND = prometheus_client.Histogram(
     ["backend", "verb", "ok"],
     buckets=_FAST,
 )
+SHED = prometheus_client.Counter(
+    "cinderlite_requests_shed",
+    "Requests refused with 503, by class (quick, slow, any) and reason (full: too many waited; late: too long)",
+    ["class", "reason"],
+)
+RUNNING = prometheus_client.Gauge(
+    "cinderlite_requests_running", "Requests at work, by class", ["class"], multiprocess_mode="livesum"
+)
+WAITING = prometheus_client.Gauge(
+    "cinderlite_requests_waiting", "Requests that wait for a place, by class", ["class"], multiprocess_mode="livesum"
+)
+CUT_OFF = prometheus_client.Counter(
+    "cinderlite_connections_cut_off",
+    "Connections closed because a request did not come in whole, by reason (slow, crowded)",
+    ["reason"],
+)
 SILENT_GUESTS = prometheus_client.Counter(
     "cinderlite_silent_guests", "How often a server's monitor fell silent, so that it is left alone for a while"
 )

@@ -18,6 +18,8 @@ NAMES = {
 
 #: What a caller is told of an error that nobody foresaw; the log has the rest.
 INTERNAL = "The server has either erred or is incapable of performing the requested operation."
+#: What is said of a body with more bytes than osapi_max_request_body_size.
+TOO_LARGE = "Request is too large."
 
 
 def fault(status: int, message: str, headers: dict[str, str] | None = None) -> flask.Response:
@@ -47,7 +49,7 @@ def of_http(error: HTTPException) -> flask.Response:
     if error.code in (404, 405):
         return fault(404, "The resource could not be found.")
     if error.code == 413:
-        return fault(413, "Request is too large.")
+        return fault(413, TOO_LARGE)
     if error.response is not None or error.code is None:
         return flask.Response(error.get_response().get_data(), status=error.code or 500)
     return fault(error.code, error.description or "")

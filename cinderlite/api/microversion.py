@@ -77,6 +77,8 @@ class Service:
     #: Whether a missing or odd version item in the header counts as an error (Cinder) or as absent (Nova).
     strict_header: bool
     updated: str
+    #: Whether each of its operations may wait for a guest.
+    slow: bool = False
 
     def negotiate(self, headers: Headers) -> Version:
         """The version a request asks for. Raises BadRequest on nonsense, VersionOutOfRange on one not served."""

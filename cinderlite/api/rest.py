@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import flask
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from cinderlite import errors, metrics
-from cinderlite.api import microversion
+from cinderlite.api import admission, microversion
 from cinderlite.api.microversion import Service, Version, Window
 from cinderlite.api.policy import Policy
 from cinderlite.api.schema import VIEW, Body, Schema, View
@@ -54,6 +55,7 @@ class Operation:
     function: Callable[..., Any]
     description: str
     action: str | None = None
+    slow: bool | Callable[[Any], bool] = False
 
     @functools.cached_property
     def parameters(self) -> frozenset[str]:
@@ -117,6 +119,8 @@ class Blueprint(flask.Blueprint):
         policy is asked: a finder for `<id>`, or a mapping from part names to finders, outermost first. The function
         gets the context, the objects in that order, then what it has a parameter for: the body's values (`body`), the
         query (`query`), the headers (`headers`), scheduler hints (`hints`); and the remaining path parts by name.
+        `slow` says whether it may wait for a guest, for another service or for monitors; a function of the body where
+        that depends on it. All of a service may that is `slow` itself.
         """
 
         def declare(function: Function) -> Function:
@@ -159,6 +163,7 @@ class Blueprint(flask.Blueprint):
         since: str | None = None,
         until: str | None = None,
         action: str | None = None,
+        slow: bool | Callable[[Any], bool] = False,
     ) -> Operation:
         description = inspect.getdoc(function)
         if not description:
@@ -167,6 +172,7 @@ class Blueprint(flask.Blueprint):
         declared = Operation(
             method, rule, f"{self.name}.{function.__name__}", policy, microversion.window(since, until),
             body, *returns, finders, function, description, action,
+            self.service.slow or slow,
         )  # fmt: skip
         self.operations.append(declared)
         return declared
@@ -174,7 +180,7 @@ class Blueprint(flask.Blueprint):
 
 def _view(service: Service, operation: Operation) -> Callable[..., flask.Response]:
     def view(**parts: str) -> flask.Response:
-        return _perform(service, operation, _context(parts), parts, _json_body)
+        return _perform(service, operation, _context(parts), parts, functools.cache(_json_body))
 
     view.__name__ = operation.function.__name__
     return view
@@ -216,6 +222,9 @@ def _perform(
     version = flask.g.version
     if version not in operation.window:
         raise errors.NotFound("The resource could not be found.")
+    if operation.slow if isinstance(operation.slow, bool) else operation.slow(body()):
+        place: admission.Place = flask.request.environ[admission.PLACE]
+        place.slow_down()
     found = [finder(ctx, parts.pop(part)) for part, finder in operation.finders.items()]
     target = found[0] if found else ctx
     if operation.policy is not None and not policy.allows(ctx, operation.policy, target):
@@ -289,6 +298,9 @@ def _json_body() -> dict[str, Any]:
     data = request.get_data(cache=False) if request.content_type else b""
     if not data:
         return {}
+    # Of a body in chunks werkzeug reads what it may, and does not say that there is more.
+    if request.content_length is None and len(data) >= (request.max_content_length or 0):
+        raise RequestEntityTooLarge
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:

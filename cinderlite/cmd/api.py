@@ -11,6 +11,7 @@ import ctypes
 import ipaddress
 import os
 import pathlib
+import resource
 import shutil
 import sys
 from typing import Any
@@ -21,6 +22,9 @@ from oslo_config import cfg
 
 from cinderlite import config, errors
 from cinderlite.keys import master
+
+#: Connections that a process has at a time.
+CONNECTIONS = 1000
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -33,13 +37,22 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """Translate our options."""
+        # Not before there is a directory for the figures of all processes: the metrics look for it when they are made.
+        from cinderlite import app
+        from cinderlite.cmd import worker
+
+        # For what is at work, for what waits for its turn, and some for what always passes.
+        places = self._conf.api_threads + app.slow_threads(self._conf)
+        threads = places + 2 * app.max_waiting(self._conf) + 8
         address = self._conf.osapi_volume_listen
         host = f"[{address}]" if ":" in address else address
         for name, value in {
             "bind": f"{host}:{self._conf.osapi_volume_listen_port}",
             "workers": self._conf.osapi_volume_workers,
-            "worker_class": "gthread",
-            "threads": self._conf.api_threads,
+            "worker_class": worker.limited(
+                seconds=self._conf.client_socket_timeout, body_most=self._conf.osapi_max_request_body_size
+            ),
+            "threads": threads,
             "graceful_timeout": self._conf.graceful_shutdown_timeout,
             # gthread's heartbeat does not depend on requests; a worker that misses it for so long is wedged.
             "timeout": 60,
@@ -47,7 +60,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "preload_app": False,
             "control_socket_disable": True,
             "proc_name": "cinderlite-api",
-            "limit_request_line": 8190,
+            "worker_connections": CONNECTIONS,
+            "limit_request_line": min(8190, self._conf.max_header_line),  # gunicorn allows no more.
+            "limit_request_field_size": self._conf.max_header_line,
+            "limit_request_fields": 100,
             "errorlog": "-",
             "loglevel": "warning",
             # Trust in the proxy is the application's own option.
@@ -108,6 +124,14 @@ def _give_memory_back() -> None:
         libc.mallopt(-8, 2)  # M_ARENA_MAX
 
 
+def _allow_connections() -> None:
+    """Let each process have its connections, beside those to Ceph, to guests and to the database."""
+    wanted = 4 * CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
 def main() -> int:
     """Run the service until it is told to stop."""
     argv = sys.argv[1:]
@@ -119,6 +143,7 @@ def main() -> int:
         return 1
     _share_metrics(conf)
     _give_memory_back()
+    _allow_connections()
     _Server(conf, argv).run()
     return 0
 

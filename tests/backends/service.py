@@ -106,7 +106,7 @@ class Service:
     def start(self, launcher: str = "cinderlite.cmd.api", wait_for: bool = True, **environment: str) -> None:
         """Start the process, through another module for tests that break it on purpose."""
         tests = pathlib.Path(__file__).parent.parent
-        env = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", **environment}
+        env = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}:{tests.parent / 'tools'}", **environment}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", launcher, "--config-file", str(self.conf)],

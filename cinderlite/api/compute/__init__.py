@@ -50,4 +50,5 @@ SERVICE = Service(
     legacy_header="X-OpenStack-Nova-API-Version",
     strict_header=False,
     updated="2013-07-23T11:33:21Z",
+    slow=True,
 )

@@ -83,7 +83,7 @@ class Detach(ActionBody):
     attachment_id = Id(allow_none=True)
 
 
-@bp.action(RULE, "os-detach", body=Detach, policy=_POLICY + "detach", on=volumes.get)
+@bp.action(RULE, "os-detach", body=Detach, policy=_POLICY + "detach", on=volumes.get, slow=True)
 def detach(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Note that somebody else has detached a volume; 409 for one that this service plugged in."""
     external.detach(ctx, volume, body.get("attachment_id"))
@@ -148,6 +148,7 @@ class ForceDetach(ActionBody):
     body=ForceDetach,
     policy="volume_extension:volume_admin_actions:force_detach",
     on=volumes.get,
+    slow=True,
 )
 def force_detach(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Take a volume from a server that is dead, hung or lost, once Ceph takes nothing more from that server's client.

@@ -194,6 +194,7 @@ def complete(ctx: Context, attachment: models.Attachment) -> None:
     policy="volume:attachment_delete",
     since="3.27",
     on=attachments.get,
+    slow=True,
 )
 def delete(ctx: Context, attachment: models.Attachment) -> list[Shown]:
     """End an attachment; answers those of the volume that remain.

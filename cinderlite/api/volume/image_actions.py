@@ -117,6 +117,7 @@ class Uploading(Schema):
     returns=(202, Uploading),
     policy="volume_extension:volume_actions:upload_image",
     on=volumes.get,
+    slow=True,
 )
 def upload_image(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> images.Uploading:
     """Make an image of a volume, converted to `disk_format`; one in use with `force`, as it is at this moment.
@@ -138,7 +139,7 @@ class Reimage(ActionBody):
     reimage_reserved = Bool()
 
 
-@bp.action(RULE, "os-reimage", body=Reimage, policy="volume:reimage", on=volumes.get, since="3.68")
+@bp.action(RULE, "os-reimage", body=Reimage, policy="volume:reimage", on=volumes.get, since="3.68", slow=True)
 def reimage(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Write an image over a volume that is available or in error, or reserved if `reimage_reserved` says so."""
     if volume.status == "reserved" and not VIEW.get().allows(RESERVED):

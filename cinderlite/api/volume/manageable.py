@@ -189,49 +189,49 @@ def _snapshots(ctx: Context, query: Mapping[str, str], *, detail: bool) -> dict[
     return {"manageable-snapshots": [_shown(one, detail=detail) for one in _listed(ctx, query, found)]}
 
 
-@bp.get("/manageable_volumes", policy=_LIST_VOLUMES, since="3.8")
+@bp.get("/manageable_volumes", policy=_LIST_VOLUMES, since="3.8", slow=True)
 def list_volumes(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the images of a back end (`host`), those that could become volumes and those that are."""
     return _volumes(ctx, query, detail=False)
 
 
-@bp.get("/manageable_volumes/detail", policy=_LIST_VOLUMES, since="3.8")
+@bp.get("/manageable_volumes/detail", policy=_LIST_VOLUMES, since="3.8", slow=True)
 def list_volumes_detail(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the images of a back end with what speaks against taking each over."""
     return _volumes(ctx, query, detail=True)
 
 
-@bp.get("/os-volume-manage", policy=_LIST_VOLUMES)
+@bp.get("/os-volume-manage", policy=_LIST_VOLUMES, slow=True)
 def list_volumes_as_of_old(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the images of a back end: the older path."""
     return _volumes(ctx, query, detail=False)
 
 
-@bp.get("/os-volume-manage/detail", policy=_LIST_VOLUMES)
+@bp.get("/os-volume-manage/detail", policy=_LIST_VOLUMES, slow=True)
 def list_volumes_detail_as_of_old(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the images of a back end in detail: the older path."""
     return _volumes(ctx, query, detail=True)
 
 
-@bp.get("/manageable_snapshots", policy=_LIST_SNAPSHOTS, since="3.8")
+@bp.get("/manageable_snapshots", policy=_LIST_SNAPSHOTS, since="3.8", slow=True)
 def list_snapshots(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the RBD snapshots of the volumes on a back end (`host`)."""
     return _snapshots(ctx, query, detail=False)
 
 
-@bp.get("/manageable_snapshots/detail", policy=_LIST_SNAPSHOTS, since="3.8")
+@bp.get("/manageable_snapshots/detail", policy=_LIST_SNAPSHOTS, since="3.8", slow=True)
 def list_snapshots_detail(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the RBD snapshots of the volumes on a back end with what speaks against taking each over."""
     return _snapshots(ctx, query, detail=True)
 
 
-@bp.get("/os-snapshot-manage", policy=_LIST_SNAPSHOTS)
+@bp.get("/os-snapshot-manage", policy=_LIST_SNAPSHOTS, slow=True)
 def list_snapshots_as_of_old(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the RBD snapshots of the volumes on a back end: the older path."""
     return _snapshots(ctx, query, detail=False)
 
 
-@bp.get("/os-snapshot-manage/detail", policy=_LIST_SNAPSHOTS)
+@bp.get("/os-snapshot-manage/detail", policy=_LIST_SNAPSHOTS, slow=True)
 def list_snapshots_detail_as_of_old(ctx: Context, query: Mapping[str, str]) -> dict[str, Any]:
     """List the RBD snapshots of the volumes on a back end in detail: the older path."""
     return _snapshots(ctx, query, detail=True)

@@ -161,7 +161,7 @@ def detail(ctx: Context, query: Mapping[str, str]) -> Page:
     return _page(ctx, query)
 
 
-@bp.post("/snapshots", body=SnapshotCreate, returns=(202, SnapshotWritten), policy="volume:create_snapshot")
+@bp.post("/snapshots", body=SnapshotCreate, returns=(202, SnapshotWritten), policy="volume:create_snapshot", slow=True)
 def create(ctx: Context, body: dict[str, Any]) -> models.Snapshot:
     """Take a snapshot of a volume.
 

@@ -36,7 +36,7 @@ class Extend(ActionBody):
     new_size = GiB(required=True)
 
 
-@bp.action(RULE, "os-extend", body=Extend, policy="volume:extend", on=volumes.bare)
+@bp.action(RULE, "os-extend", body=Extend, policy="volume:extend", on=volumes.bare, slow=True)
 def extend(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Make a volume bigger; since 3.42 also one in use, whose servers see it at once."""
     in_use = VIEW.get().version >= EXTEND_IN_USE
@@ -123,7 +123,7 @@ class Retype(ActionBody):
     migration_policy = fields.String(validate=validate.OneOf((moves.NEVER, moves.ON_DEMAND)))
 
 
-@bp.action(RULE, "os-retype", body=Retype, policy="volume:retype", on=volumes.get)
+@bp.action(RULE, "os-retype", body=Retype, policy="volume:retype", on=volumes.get, slow=True)
 def retype(ctx: Context, volume: models.Volume, body: dict[str, Any]) -> None:
     """Give a volume another type; with `migration_policy` on-demand it is moved to another pool if it must be."""
     policy = body.get("migration_policy", moves.NEVER)

@@ -190,7 +190,13 @@ class VolumeUpdate(Body):
     metadata = Metadata(allow_none=True)
 
 
-@bp.post("/volumes", body=VolumeCreate, returns=(202, VolumeWritten), policy="volume:create")
+def _from_image(sent: Any) -> bool:
+    """Whether the image service is asked before a volume is accepted."""
+    inner = sent.get("volume")
+    return isinstance(inner, dict) and bool(inner.get("imageRef") or inner.get("image_id"))
+
+
+@bp.post("/volumes", body=VolumeCreate, returns=(202, VolumeWritten), policy="volume:create", slow=_from_image)
 def create(ctx: Context, body: dict[str, Any], hints: dict[str, Any]) -> models.Volume:
     """Create a volume, empty or from a snapshot, a volume, an image or a backup.
 
