@@ -2,17 +2,19 @@
 """Threads for work that moves data, which takes longer than a request may: a bounded number, and nothing queues here.
 
 What is waiting waits in the database, as a row with an intent that nobody holds; so any process may take it up, and a
-dead one loses nothing. While a job runs its lease is renewed from one heartbeat thread; a job that lost its lease is
-told so at its next `checkpoint` and must leave the rest to whoever has it now.
+dead one loses nothing. While a job runs its lease is renewed from one heartbeat thread, and so are those of short work
+that takes long for once; a job that lost its lease is told so at its next `checkpoint` and must leave the rest to
+whoever has it now.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cinderlite import errors
 
@@ -24,7 +26,6 @@ _BEAT_EVERY = 5.0
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Job:
-    work: Callable[[], None]
     #: Renews the lease; False: it is lost.
     beat: Callable[[], bool]
     #: Seconds that the lease lasts without a renewal.
@@ -49,6 +50,17 @@ def asker() -> Callable[[], bool]:
     return lambda: job is not None and job.lost
 
 
+@contextlib.contextmanager
+def _at(job: _Job) -> Iterator[None]:
+    """What is done in the block, in this thread, is that job."""
+    before = getattr(_HERE, "job", None)
+    _HERE.job = job
+    try:
+        yield
+    finally:
+        _HERE.job = before
+
+
 class Jobs:
     """At most `threads` jobs at a time in this process; with 0 a job is done at once by who starts it (for tests)."""
 
@@ -56,6 +68,8 @@ class Jobs:
         self._limit = threads
         self._changed = threading.Condition(threading.Lock())
         self._running: set[_Job] = set()
+        #: Work whose leases are renewed, but that is done by who asked for it.
+        self._held: set[_Job] = set()
         self._stopped = False
         self._heart: threading.Thread | None = None
 
@@ -69,21 +83,39 @@ class Jobs:
 
     def start(self, work: Callable[[], None], beat: Callable[[], bool], lease: float) -> bool:
         """Do `work` in a thread; False, and nothing is begun, if all threads are taken or the process is ending."""
-        job = _Job(work, beat, lease)
+        job = _Job(beat, lease)
         if self._limit == 0:
-            self._run(job)
+            self._run(job, work)
             return True
         with self._changed:
             if self._stopped or len(self._running) >= self._limit:
                 return False
             self._running.add(job)
-            if self._heart is None:
-                self._heart = threading.Thread(target=self._beat, name="jobs-heart", daemon=True)
-                self._heart.start()
-            self._changed.notify_all()
+            self._keep(job)
         # A daemon: the process may end at any moment, that is what leases are for.
-        threading.Thread(target=self._run, args=(job,), name="job", daemon=True).start()
+        threading.Thread(target=self._run, args=(job, work), name="job", daemon=True).start()
         return True
+
+    @contextlib.contextmanager
+    def holding(self, beat: Callable[[], bool], lease: float) -> Iterator[None]:
+        """Renew the lease of what is done in the block, here and now, and tell its checkpoints when it is lost."""
+        job = _Job(beat, lease)
+        with self._changed:
+            if self._limit and not self._stopped:
+                self._held.add(job)
+                self._keep(job)
+        try:
+            with _at(job):
+                yield
+        finally:
+            with self._changed:
+                self._held.discard(job)
+
+    def _keep(self, job: _Job) -> None:
+        if self._heart is None:
+            every = min(_BEAT_EVERY, job.lease / 4)
+            self._heart = threading.Thread(target=self._beat, args=(every,), name="jobs-heart", daemon=True)
+            self._heart.start()
 
     def stop(self, seconds: float) -> None:
         """Begin nothing more, tell what is under way to leave off, and wait at most `seconds` for that."""
@@ -96,28 +128,25 @@ class Jobs:
             while self._running and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
 
-    def _run(self, job: _Job) -> None:
-        before = getattr(_HERE, "job", None)
-        _HERE.job = job
+    def _run(self, job: _Job, work: Callable[[], None]) -> None:
         try:
-            job.work()
+            with _at(job):
+                work()
         except Exception:  # The thread's last stop: the row keeps its intent and is tried again.
             LOG.exception("a job failed")
         finally:
-            _HERE.job = before
             with self._changed:
                 self._running.discard(job)
                 self._changed.notify_all()
 
-    def _beat(self) -> None:
+    def _beat(self, every: float) -> None:
         while True:
             with self._changed:
-                while not self._running and not self._stopped:
-                    self._changed.wait(60)
+                self._changed.wait_for(lambda: self._stopped, every)
                 if self._stopped:
                     return
-                jobs = list(self._running)
-                self._changed.wait(min(_BEAT_EVERY, *(job.lease / 4 for job in jobs)))
+                due = time.monotonic() - every / 2
+                jobs = [job for job in self._running | self._held if job.renewed < due]
             for job in jobs:
                 self._renew(job)
 

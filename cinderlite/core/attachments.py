@@ -36,7 +36,7 @@ from cinderlite.core import (
     volumes,
 )
 from cinderlite.core.states import GONE, RETURN, Move
-from cinderlite.db import models
+from cinderlite.db import clock, models
 from cinderlite.guests import RUNNING, Guest, RbdDisk, Server, Tuning, threads
 
 LOG = logging.getLogger(__name__)
@@ -389,7 +389,7 @@ def detach(ctx: Context, attachment: models.Attachment) -> None:
     _refuse_root(ctx.world, attachment)
     with ctx.world.db.write() as session:
         owner = LIFECYCLE.begin(
-            session, attachment.id, "detach", ctx.settings.lease, ctx.request_id, asked_at=time.time()
+            session, attachment.id, "detach", ctx.settings.lease, ctx.request_id, asked_at=clock.read(session)
         )
         if owner is None or volumes.lock(session, attachment.volume_id).busy:
             raise errors.InvalidVolume(
@@ -425,7 +425,9 @@ def _detach(world: World, attachment: models.Attachment, intent: Mapping[str, An
         _refuse_watched(world, attachment)
     except errors.DeviceHeld as error:
         most, asked_at = world.settings.give_up_detach_after, intent.get("asked_at")
-        if most and asked_at is not None and time.time() - asked_at > most:
+        with world.db.read() as session:
+            late = most and asked_at is not None and clock.read(session) - asked_at > most
+        if late:
             raise errors.DetachGivenUp(attachment.server_id, f"{most:g}") from error
         raise
     revoke(world, attachment)
@@ -599,12 +601,13 @@ def _set_clients(world: World, ids: Sequence[str], clients: list[str] | None) ->
 
 def _missed(world: World, row: models.Attachment) -> bool:
     """Note that the guest is gone; True once it has been for long enough."""
-    now = time.time()
+    table = models.Attachment
     if row.guest_missed_at is None:
         with world.db.write() as session:
-            session.execute(update(models.Attachment).where(models.Attachment.id == row.id).values(guest_missed_at=now))
+            session.execute(update(table).where(table.id == row.id).values(guest_missed_at=clock.now()))
         return world.settings.guest_gone_after <= 0
-    return now - row.guest_missed_at >= world.settings.guest_gone_after
+    with world.db.read() as session:
+        return clock.read(session) - row.guest_missed_at >= world.settings.guest_gone_after
 
 
 def _has_ended(world: World, *rows: models.Attachment) -> bool:

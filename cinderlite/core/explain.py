@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ from cinderlite.ceph.look import TRASH, USER, Relative, Snap
 from cinderlite.context import World
 from cinderlite.core import cephx_users, encryption, states
 from cinderlite.core.volumes import GIB
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 #: How far a migration must be for its target to be opened.
 _OPENABLE = frozenset({"prepared", "executing", "executed"})
@@ -42,12 +41,13 @@ def explain(world: World, which: str) -> Told:
     with world.db.read() as session:
         volume = _find(session, which)
         snapshots = list(session.scalars(select(models.Snapshot).where(models.Snapshot.volume_id == volume.id)))
-        elsewhere = list(_elsewhere(session, volume))
+        now = clock.read(session)
+        elsewhere = list(_elsewhere(session, volume, now))
     told: Told = {
         "volume": _volume(volume),
-        "work": _work(volume),
+        "work": _work(volume, now),
         "work_elsewhere": elsewhere,
-        "attachments": [_attachment(world, volume, one) for one in volume.attachments],
+        "attachments": [_attachment(world, volume, one, now) for one in volume.attachments],
         "migration": None,
         "image": None,
         "snapshots": [],
@@ -66,7 +66,7 @@ def explain(world: World, which: str) -> Told:
         told["image"] = {"pool": pool, "name": volume.image, **dataclasses.asdict(portrait)}
         del told["image"]["snapshots"]
         told["remarks"] = list(_remarks(volume, portrait, pool, at_work=bool(elsewhere)))
-    told["snapshots"] = _snapshots(snapshots, seen[1].snapshots if seen else None)
+    told["snapshots"] = _snapshots(snapshots, seen[1].snapshots if seen else None, now)
     told["remarks"] += [
         f"snapshot {one['id']} is not in Ceph"
         for one in told["snapshots"]
@@ -128,8 +128,8 @@ def _moment(moment: datetime.datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
 
 
-def _work(row: models.Working) -> Told | None:
-    """What is under way on a row; `progress` is in percent.
+def _work(row: models.Working, now: float) -> Told | None:
+    """What is under way on a row at a time of the database's clock; `progress` is in percent.
 
     `waits` are the seconds until the next try, or until the lease ends.
     """
@@ -141,12 +141,12 @@ def _work(row: models.Working) -> Told | None:
         "request_id": row.intent.get("request_id"),
         "tries": row.intent.get("tries", 0),
         "owner": None if row.lease_owner is None else states.shown_owner(row.lease_owner),
-        "waits": round(max(row.lease_until - time.time(), 0.0), 1),
+        "waits": round(max(row.lease_until - now, 0.0), 1),
         "last_error": row.reason,
     }
 
 
-def _elsewhere(session: Session, volume: models.Volume) -> Iterator[Told]:
+def _elsewhere(session: Session, volume: models.Volume, now: float) -> Iterator[Told]:
     """Work on other things that this volume, or its group, has a part in: a backup of it, a clone that is made."""
     ours = {volume.id, volume.group_id} - {None}
     for model in _BESIDE:
@@ -157,12 +157,12 @@ def _elsewhere(session: Session, volume: models.Volume) -> Iterator[Told]:
                 getattr(row, name, None) for name in ("id", "volume_id", "group_id") if model is not models.Volume
             }
             if ours & columns or ours & set(json.dumps(row.intent).split('"')):
-                yield {"kind": model.__name__.lower(), "id": row.id, "status": row.status, "work": _work(row)}
+                yield {"kind": model.__name__.lower(), "id": row.id, "status": row.status, "work": _work(row, now)}
 
 
-def _attachment(world: World, volume: models.Volume, row: models.Attachment) -> Told:
+def _attachment(world: World, volume: models.Volume, row: models.Attachment, now: float) -> Told:
     names = ("id", "status", "server_id", "host", "device", "mode", "managed")
-    more = {"cephx_user": _cephx_user(world, volume, row), "work": _work(row), "last_error": row.reason}
+    more = {"cephx_user": _cephx_user(world, volume, row), "work": _work(row, now), "last_error": row.reason}
     return {name: getattr(row, name) for name in names} | more
 
 
@@ -173,20 +173,20 @@ def _cephx_user(world: World, volume: models.Volume, row: models.Attachment) -> 
     return None
 
 
-def _snapshots(rows: Iterable[models.Snapshot], seen: list[Snap] | None) -> list[Told]:
+def _snapshots(rows: Iterable[models.Snapshot], seen: list[Snap] | None, now: float) -> list[Told]:
     """The snapshots of both sides; `kind` is None for those that Ceph does not have."""
     left = {row.held_as: row for row in rows}
     told = []
     for snap in seen or ():
         row = left.pop(snap.name if snap.kind == USER else snap.origin or "", None) if snap.kind != TRASH else None
-        told.append(dataclasses.asdict(snap) | {"snap_id": snap.id} | _row(row))
-    return told + [{"kind": None, "origin": None, **_row(row), "name": row.held_as} for row in left.values()]
+        told.append(dataclasses.asdict(snap) | {"snap_id": snap.id} | _row(row, now))
+    return told + [{"kind": None, "origin": None, **_row(row, now), "name": row.held_as} for row in left.values()]
 
 
-def _row(row: models.Snapshot | None) -> Told:
+def _row(row: models.Snapshot | None, now: float) -> Told:
     if row is None:
         return {"id": None, "status": None, "work": None}
-    return {"id": row.id, "status": row.status, "work": _work(row)}
+    return {"id": row.id, "status": row.status, "work": _work(row, now)}
 
 
 def _remarks(volume: models.Volume, image: Portrait, pool: str, *, at_work: bool) -> Iterator[str]:

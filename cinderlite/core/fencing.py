@@ -21,7 +21,7 @@ from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.core import attachments, holders, leftovers, messages, volumes
 from cinderlite.core.attachments import LIFECYCLE
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 LOG = logging.getLogger(__name__)
 
@@ -212,18 +212,19 @@ def own(world: World) -> frozenset[str]:
     """Addresses of the connections of all the service's processes, as far as they said so."""
     table = models.OwnClient
     with world.db.read() as session:
-        alive = session.scalars(select(table.address).where(table.seen_at > time.time() - _FORGOTTEN_AFTER))
+        alive = session.scalars(select(table.address).where(table.seen_at > clock.now() - _FORGOTTEN_AFTER))
         return frozenset(alive).union(*(one.cluster.clients() for one in world.backends.values()))
 
 
 def tell_own(world: World) -> None:
     """Have the other processes know the connections that this one has, and forget those of the dead."""
     mine = frozenset().union(*(one.cluster.clients() for one in world.backends.values()))
-    table, now = models.OwnClient, time.time()
+    table = models.OwnClient
     with world.db.read() as session:
-        fresh = set(session.scalars(select(table.address).where(table.seen_at > now - _TOLD_EVERY)))
+        fresh = set(session.scalars(select(table.address).where(table.seen_at > clock.now() - _TOLD_EVERY)))
     if mine - fresh:
         with world.db.write() as session:
+            now = clock.read(session)
             for address in sorted(mine - fresh):
                 session.merge(table(address=address, seen_at=now))
             session.execute(delete(table).where(table.seen_at < now - _FORGOTTEN_AFTER))

@@ -81,11 +81,11 @@ def finish(world: World) -> int:
 def due_in(world: World, most: float, looked: float) -> float:
     """Seconds until something gets its next try, `most` at most.
 
-    What was due already when somebody `looked` (by the clock) waits for something else.
+    What was due already when somebody looked, `looked` seconds ago, waits for something else.
     """
     with world.db.read() as session:
         found = [due for machine in MACHINES if (due := machine.next_due(session, looked)) is not None]
-    return max(min(min(found, default=math.inf) - time.time(), most), _SHORTEST_NAP)
+    return max(min([most, *found]), _SHORTEST_NAP)
 
 
 def hasten(world: World, model: type[Any] | None = None, row_id: str | None = None) -> int:
@@ -117,7 +117,7 @@ class Reconciler(threading.Thread):
         self.interval = interval
         self._stop_asked = threading.Event()
         self._sweep_at = -math.inf
-        #: When what was due was last looked for.
+        #: When what was due was last looked for, by the monotonic clock.
         self._looked = 0.0
 
     def run(self) -> None:
@@ -127,7 +127,7 @@ class Reconciler(threading.Thread):
             try:
                 services.beat(self.world)
                 fencing.tell_own(self.world)
-                self._looked = time.time()
+                self._looked = time.monotonic()
                 once(self.world)
                 forget(self.world)
                 if time.monotonic() >= self._sweep_at:
@@ -145,11 +145,11 @@ class Reconciler(threading.Thread):
         end = time.monotonic() + self.interval
         while (left := end - time.monotonic()) > 0:
             try:
-                nap = min(due_in(self.world, self.interval, self._looked), left)
+                nap = min(due_in(self.world, self.interval, time.monotonic() - self._looked), left)
                 if self.world.wake.wait(nap):
                     return
                 if nap < left:
-                    self._looked = time.time()
+                    self._looked = time.monotonic()
                     finish(self.world)
             except errors.Unavailable as error:
                 LOG.warning("reconcile: %s", error)

@@ -26,7 +26,7 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import World
 from cinderlite.core import catalogue, reconcile, records, states
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Recorder(threading.Thread):
         super().__init__(name="recorder", daemon=True)
         self._world = world
         self._me = states.new_owner()
+        #: Until when this process writes for certain, by the monotonic clock.
         self._until = 0.0
         self._catalogue_at = 0.0
         #: What was last written of the catalogue, by place.
@@ -103,16 +104,17 @@ class Recorder(threading.Thread):
 
     def _leads(self) -> bool:
         """Whether this process is the one that writes; it tries to be."""
-        now = time.time()
-        if self._until > now + _LEASE / 2:
+        began = time.monotonic()
+        if self._until > began + _LEASE / 2:
             return True
         with self._world.db.write() as session:
             row = records.identity(session)
+            now = clock.read(session)
             held = row.lease_owner not in (None, self._me) and row.lease_until > now
             if held and not states.owner_is_dead(row.lease_owner or ""):
                 return False
             row.lease_owner, row.lease_until = self._me, now + _LEASE
-        self._until = now + _LEASE
+        self._until = began + _LEASE
         return True
 
     # -- rows

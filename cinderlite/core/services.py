@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 SCHEDULER, VOLUME, BACKUP = "cinder-scheduler", "cinder-volume", "cinder-backup"
 #: Why a frozen back end is disabled.
@@ -36,9 +36,9 @@ def beat(world: World) -> None:
                 select(models.Service).where(models.Service.host == name, models.Service.binary == binary)
             )
             if row is None:
-                session.add(models.Service(host=name, binary=binary))
+                session.add(models.Service(host=name, binary=binary, updated_at=clock.utcnow()))
             else:
-                row.updated_at = models.utcnow()
+                row.updated_at = clock.utcnow()
 
 
 def listed(ctx: Context) -> Sequence[models.Service]:
@@ -49,8 +49,9 @@ def listed(ctx: Context) -> Sequence[models.Service]:
 
 def is_up(ctx: Context, service: models.Service) -> bool:
     """Whether the host has given a sign of life lately."""
-    age = (models.utcnow() - service.updated_at).total_seconds()
-    return age < ctx.settings.service_down_after
+    with ctx.world.db.read() as session:
+        age = session.scalars(select(clock.utcnow())).one() - service.updated_at
+    return bool(age.total_seconds() < ctx.settings.service_down_after)
 
 
 def is_here(ctx: Context, service: models.Service) -> bool:

@@ -6,6 +6,8 @@ loses the race changes nothing: the status is the lock. That commit is the accep
 guest, idempotent over names that follow from the row's id. *Settle*: a second commit writes the outcome and clears
 the intent. A process that dies in between leaves an intent, and `core.reconcile` runs the very same step again.
 
+Leases go by the database's clock (`db.clock`): those of the hosts may be minutes apart.
+
 What a newcomer gets wrong: a step that ends with `errors.Unavailable` has an *unknown* end. The row keeps its intent
 (or turns to the move named in `doubt`) and nobody may guess the outcome; only looking at Ceph or QEMU again tells.
 """
@@ -27,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors, metrics
 from cinderlite.context import World
-from cinderlite.db import models
+from cinderlite.db import clock, models
 from cinderlite.jobs import Jobs
 
 LOG = logging.getLogger(__name__)
@@ -185,9 +187,11 @@ class Machine:
                 row = session.get(self.model, begun)
         if row is None or row.intent is None or row.lease_owner != owner:
             return Outcome("done")
-        if not self.moves[row.intent["verb"]].long:
-            return self._work(world, row, owner)
         lease = world.settings.lease
+        if not self.moves[row.intent["verb"]].long:
+            # Each of its calls has a time-out, but all together may outlast the lease.
+            with world.jobs.holding(lambda: self._renew(world, row.id, owner, lease), lease):
+                return self._work(world, row, owner)
         if not self._jobs(world).start(
             lambda: self._job(world, row, owner), lambda: self._renew(world, row.id, owner, lease), lease
         ):
@@ -217,7 +221,7 @@ class Machine:
             held = session.execute(
                 update(self.model)
                 .where(self.model.id == row_id, self.model.lease_owner == owner)
-                .values(lease_until=time.time() + lease, **self._quietly())
+                .values(lease_until=clock.now() + lease, **self._quietly())
                 .execution_options(synchronize_session=False)
             )
         return bool(held.rowcount == 1)  # type: ignore[attr-defined]
@@ -299,7 +303,7 @@ class Machine:
             intent["verb"] = move.doubt
         tries = intent.get("tries", 0)
         intent["tries"] = tries + 1
-        later = time.time() + min(RETRY_AFTER * 2 ** min(tries, 16), move.patience)
+        later = clock.now() + min(RETRY_AFTER * 2 ** min(tries, 16), move.patience)
         with world.db.write() as session:
             table = self.model
             session.execute(
@@ -319,21 +323,21 @@ class Machine:
     def unfinished(self, world: World, limit: int) -> list[str]:
         """Ids of rows whose intent nobody is working on now: free, lapsed, or held by a process that is dead."""
         table = self.model
-        now = time.time()
+        lapsed = table.lease_until < clock.now()
         with world.db.read() as session:
             rows = session.execute(
-                select(table.id, table.lease_owner, table.lease_until)
-                .where(table.busy == 1, or_(table.lease_until < now, table.lease_owner.is_not(None)))
+                select(table.id, table.lease_owner, lapsed)
+                .where(table.busy == 1, or_(lapsed, table.lease_owner.is_not(None)))
                 .order_by(table.lease_until)
                 .limit(limit)
             ).all()
-        return [id_ for id_, owner, until in rows if until < now or (owner is not None and owner_is_dead(owner))]
+        return [id_ for id_, owner, free in rows if free or (owner is not None and owner_is_dead(owner))]
 
-    def next_due(self, session: Session, after: float) -> float | None:
-        """When, after a moment, the first of the rows that wait for another try has its turn."""
+    def next_due(self, session: Session, ago: float) -> float | None:
+        """Seconds until the first of the rows that wait for another try has its turn, or had it less than `ago` ago."""
         table = self.model
-        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until > after
-        due: float | None = session.scalar(select(func.min(table.lease_until)).where(*waiting))
+        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until > clock.now() - ago
+        due: float | None = session.scalar(select(func.min(table.lease_until - clock.now())).where(*waiting))
         return due
 
     def hasten(self, session: Session, row_id: str | None = None) -> int:
@@ -353,16 +357,18 @@ class Machine:
         owner = new_owner()
         table = self.model
         with world.db.write() as session:
-            row = session.get(table, row_id)
-            now = time.time()
-            if row is None or not row.busy:
-                return None
-            if row.lease_until >= now and not (row.lease_owner and owner_is_dead(row.lease_owner)):
-                return None
-            row.lease_owner, row.lease_until = owner, now + lease
-            for name, value in self._quietly().items():
-                setattr(row, name, value)
-        return owner
+            present = session.scalar(select(table.lease_owner).where(table.id == row_id))
+            free = table.lease_until < clock.now()
+            if present is not None and owner_is_dead(present):
+                free = or_(free, table.lease_owner == present)
+            # One statement looks and takes, or two that both looked would both take.
+            taken = session.execute(
+                update(table)
+                .where(table.id == row_id, table.busy == 1, free)
+                .values(**_leased(owner, lease), **self._quietly())
+                .execution_options(synchronize_session=False)
+            )
+        return owner if taken.rowcount == 1 else None  # type: ignore[attr-defined]
 
     def _quietly(self) -> dict[str, Any]:
         """Further columns for a change of who is at work: it is none to what there is to be known of the row."""
@@ -373,7 +379,7 @@ def stop(session: Session, model: type[Any], row_id: str) -> bool:
     """Have a job on a row leave off, if there is one; whether it still is at it. What is left has its next turn."""
     row = session.get(model, row_id, with_for_update=True)
     owner = None if row is None else row.lease_owner
-    if row is None or owner is None or row.lease_until < time.time() or owner_is_dead(owner):
+    if row is None or owner is None or row.lease_until < clock.read(session) or owner_is_dead(owner):
         return False
     if not owner.startswith(_TOLD_TO_STOP):
         row.lease_owner = _TOLD_TO_STOP + owner
@@ -385,7 +391,7 @@ def _intent(verb: str, request_id: str, arguments: Mapping[str, Any]) -> dict[st
 
 
 def _leased(owner: str, lease: float) -> dict[str, Any]:
-    return {"lease_owner": owner, "lease_until": time.time() + lease}
+    return {"lease_owner": owner, "lease_until": clock.now() + lease}
 
 
 def _boot_id() -> str:

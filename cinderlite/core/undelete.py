@@ -7,7 +7,6 @@ begin from `deleted` at rest. So only one of them gets it, and what was begun is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from sqlalchemy.orm import Session
 from cinderlite import errors
 from cinderlite.context import World
 from cinderlite.core import kept, quotas, volumes
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 
 def _can_come_back() -> tuple[ColumnElement[bool], ...]:
@@ -97,7 +96,7 @@ def _undelete(world: World, volume: models.Volume, _arguments: Mapping[str, Any]
 def purge_due(world: World) -> int:
     """Begin to remove for good what can no longer be brought back and no snapshot needs; how many volumes that were."""
     table = models.Volume
-    return _purge_some(world, *_can_come_back(), table.purge_at < time.time()) + _purge_some(
+    return _purge_some(world, *_can_come_back(), table.purge_at < clock.now()) + _purge_some(
         world, table.deleted.is_(True), table.status == "outlived", table.busy == 0, ~_HAS_SNAPSHOTS
     )
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ from cinderlite.core import (
     vault,
 )
 from cinderlite.core.states import GONE, RETURN, Move
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 LOG = logging.getLogger(__name__)
 
@@ -553,7 +552,7 @@ def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
         return {}
     if keep:
         remembered = {"image_id": image_id, "snaps": arguments.get("snaps", []), "named": outlived}
-        return {"purge_at": time.time() + keep, "kept": remembered}
+        return {"purge_at": clock.now() + keep, "kept": remembered}
     return {"followed_by": {**arguments, "verb": "hollow" if outlived else "purge", "image_id": image_id}}
 
 

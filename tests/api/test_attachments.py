@@ -10,6 +10,7 @@ import pytest
 
 from cinderlite.context import World
 from cinderlite.core import reconcile, states
+from cinderlite.db import clock
 from cinderlite.guests import Tuning
 from conftest import PROJECT, Client, settle
 from fakes_cluster import FakeCluster
@@ -353,8 +354,8 @@ def test_a_guest_that_refuses_for_good_keeps_the_volume(
     settle(world)
     shown = client.get(f"/v3/volumes/{volume}").json["volume"]
     assert (shown["status"], client.delete(path(server, volume)).status_code) == ("detaching", 400)
-    later = time.time() + 61
-    monkeypatch.setattr(time, "time", lambda: later)
+    read = clock.read
+    monkeypatch.setattr(clock, "read", lambda session: read(session) + 61)
     guest.silent = True  # That is no refusal.
     settle(world)
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
@@ -376,8 +377,8 @@ def test_where_it_is_wanted_a_detach_is_never_given_up(
     attach(client, server, volume)
     hypervisor.guests[server].holds = True
     client.delete(path(server, volume))
-    later = time.time() + 1e6
-    monkeypatch.setattr(time, "time", lambda: later)
+    read = clock.read
+    monkeypatch.setattr(clock, "read", lambda session: read(session) + 1e6)
     settle(world)
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "detaching"
 

@@ -381,7 +381,7 @@ def test_a_flatten_that_may_not_begin_does_nothing(cluster: Cluster, name: str) 
 
 def test_a_flatten_leaves_off_when_its_lease_is_lost(cluster: Cluster, name: str) -> None:
     made = chain(cluster, name)
-    job = jobs._Job(lambda: None, lambda: True, 60.0)
+    job = jobs._Job(lambda: True, 60.0)
     jobs._HERE.job = job
     try:
         with pytest.raises(errors.Superseded):

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several hosts on one database: their clocks are minutes apart, none sees whether the others' processes live."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from cinderlite import errors
+from cinderlite.context import Context, World
+from cinderlite.core import fencing, reconcile, services, states, volumes
+from cinderlite.db import clock, models
+from cinderlite.jobs import Jobs
+from conftest import cluster_of
+from lab.process import wait
+
+#: How far the first host's clock is from the second's, in seconds.
+SKEWS = (-900.0, 0.0, 900.0)
+
+
+class Hosts:
+    """Whose machine, and whose clock, a thread is on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._here = threading.local()
+        real, utcnow = time.time, models.utcnow
+        monkeypatch.setattr(states, "_machine", lambda: getattr(self._here, "name", "second"))
+        monkeypatch.setattr(time, "time", lambda: real() + getattr(self._here, "skew", 0.0))
+        monkeypatch.setattr(
+            models, "utcnow", lambda: utcnow() + datetime.timedelta(seconds=getattr(self._here, "skew", 0.0))
+        )
+
+    @contextlib.contextmanager
+    def first(self, skew: float = 0.0) -> Iterator[None]:
+        """What is done in the block is done on the first host; all else on the second."""
+        self._here.name, self._here.skew = "first", skew
+        try:
+            yield
+        finally:
+            self._here.name, self._here.skew = "second", 0.0
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
+    return Hosts(monkeypatch)
+
+
+def begun(ctx: Context, lease: float) -> models.Volume:
+    """A volume whose creation was accepted, and no more."""
+    volume = models.Volume(
+        id=models.new_id(), project_id="p", user_id="u", size=1, availability_zone="nova", host="testhost@ceph#ceph",
+        volume_type_id=volumes.create(ctx, size=1).volume_type_id,
+    )  # fmt: skip
+    volumes.LIFECYCLE.start(volume, "create", lease, "req-x")
+    with ctx.world.db.write() as session:
+        session.add(volume)
+    return volume
+
+
+def row(world: World, volume_id: str) -> models.Volume:
+    with world.db.read() as session:
+        return session.get_one(models.Volume, volume_id)
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+def test_the_work_of_a_dead_host_is_taken_over_when_its_lease_ends_and_not_before(
+    ctx: Context, world: World, hosts: Hosts, skew: float
+) -> None:
+    with hosts.first(skew):
+        kept, lapsing = begun(ctx, 60.0), begun(ctx, 0.3)
+    wait(lambda: reconcile.finish(world) > 0, timeout=10, what="the other host's work to be taken over")
+    assert row(world, lapsing.id).status == "available"
+    assert cluster_of(world).info(lapsing.image).size_bytes == 2**30
+    assert reconcile.finish(world) == 0
+    assert row(world, kept.id).status == "creating"
+    assert volumes.LIFECYCLE.claim(world, kept.id, 60.0) is None
+    with world.db.write() as session:
+        assert states.stop(session, models.Volume, kept.id)
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+def test_a_try_that_one_host_put_off_is_due_for_the_other_as_soon(
+    ctx: Context, world: World, hosts: Hosts, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_doubt(_name: str, _size: int) -> None:
+        raise errors.CephTimeout("the OSD does not answer")
+
+    monkeypatch.setattr(states, "RETRY_AFTER", 0.5)
+    with hosts.first(skew), monkeypatch.context() as patched:
+        patched.setattr(cluster_of(world), "create", in_doubt)
+        volume = volumes.create(ctx, size=1)
+    assert 0.0 < reconcile.due_in(world, 60.0, 0.0) <= states.RETRY_AFTER
+    assert reconcile.finish(world) == 0
+    wait(lambda: reconcile.finish(world) == 1, timeout=10, what="the next try")
+    assert row(world, volume.id).status == "available"
+
+
+def test_of_many_that_take_over_lapsed_work_exactly_one_gets_it(ctx: Context, world: World) -> None:
+    threads, lapsed = 6, [begun(ctx, 0.0).id for _ in range(10)]
+    gate = threading.Barrier(threads)
+    wait(lambda: set(volumes.LIFECYCLE.unfinished(world, 100)) == set(lapsed), timeout=10, what="the leases to end")
+
+    def take(volume_id: str) -> str | None:
+        gate.wait(20)
+        return volumes.LIFECYCLE.claim(world, volume_id, 60.0)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for volume_id in lapsed:
+            taken = [future.result(30) for future in [pool.submit(take, volume_id) for _ in range(threads)]]
+            [owner] = [one for one in taken if one is not None]
+            assert row(world, volume_id).lease_owner == owner
+
+
+class Slow:
+    """A step that lasts until it is let go, and who is at it."""
+
+    def __init__(self, step: states.Step) -> None:
+        self.begun = 0
+        self.go = threading.Event()
+        self._step = step
+
+    def __call__(self, world: World, volume: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        self.begun += 1
+        if self.begun == 1 and not self.go.wait(60):
+            raise TimeoutError
+        return self._step(world, volume, arguments)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_step_longer_than_its_lease_is_another_host_s_only_when_its_own_is_dead(
+    ctx: Context, world: World, hosts: Hosts, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    slow = Slow(volumes.LIFECYCLE._steps["create"])
+    monkeypatch.setitem(volumes.LIFECYCLE._steps, "create", slow)
+    brief = dataclasses.replace(world.settings, lease=1.0)
+    first = dataclasses.replace(world, settings=brief, jobs=Jobs(1))
+
+    def create() -> models.Volume:
+        with hosts.first():
+            return volumes.create(dataclasses.replace(ctx, world=first), size=1)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        made = pool.submit(create)
+        wait(lambda: slow.begun == 1, timeout=10, what="the step to begin")
+        if dies:
+            first.jobs.stop(0)
+            wait(lambda: reconcile.finish(world) == 1, timeout=10, what="the step to be taken over")
+            [settled] = rows(world)
+            assert settled.status == "available"
+        else:
+            watched = time.monotonic() + 2.5
+            while time.monotonic() < watched:
+                assert reconcile.finish(world) == 0
+                time.sleep(0.05)
+        slow.go.set()
+        volume = made.result(30)
+    first.jobs.stop(0)
+    assert slow.begun == (2 if dies else 1)
+    [found] = rows(world)
+    assert (found.id, found.status, found.busy, found.lease_owner) == (volume.id, "available", 0, None)
+    if dies:
+        assert found.updated_at == settled.updated_at
+    assert cluster_of(world).images("") == {volume.image}
+
+
+def rows(world: World) -> list[models.Volume]:
+    with world.db.read() as session:
+        return list(session.scalars(sqlalchemy.select(models.Volume)))
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+def test_what_hosts_tell_of_themselves_is_as_old_as_it_is(
+    ctx: Context, world: World, hosts: Hosts, skew: float
+) -> None:
+    with hosts.first(skew):
+        services.beat(world)
+        fencing.tell_own(world)
+    assert all(services.is_up(ctx, one) for one in services.listed(ctx))
+    with world.db.read() as session:
+        ages = [clock.read(session) - one.seen_at for one in session.scalars(sqlalchemy.select(models.OwnClient))]
+    assert all(0.0 <= age < 60.0 for age in ages)
+
+
+def test_the_database_s_clock_is_that_of_utc(world: World) -> None:
+    with world.db.read() as session:
+        seconds, moment = clock.read(session), session.scalars(sqlalchemy.select(clock.utcnow())).one()
+    assert seconds == pytest.approx(time.time(), abs=60)
+    assert abs(moment - models.utcnow()) < datetime.timedelta(seconds=60)
