@@ -479,8 +479,38 @@ def _serve_metrics(app: flask.Flask, allowed: list[str]) -> None:
         return flask.Response(text, content_type=content_type)
 
 
-def start_background(app: flask.Flask, conf: cfg.ConfigOpts) -> None:
-    """Start this process's reconciler, and what writes records."""
+class Background:
+    """What a process does beside answering requests: its jobs, its reconciler, and what writes records."""
+
+    def __init__(self, world: World, interval: float, seconds: float) -> None:
+        self._jobs = (world.jobs, world.flattening)
+        self._reconciler = reconcile.Reconciler(world, interval)
+        self._recorder = recorder.Recorder(world)
+        self._seconds = seconds
+
+    def start(self) -> None:
+        """Begin."""
+        self._reconciler.start()
+        self._recorder.start()
+
+    def stop(self) -> None:
+        """Leave off, so that other processes can go on at once: jobs at their next checkpoint, passes after this step.
+
+        Returns when that is done, or after `seconds`; then leases and dead processes are found as after a crash.
+        """
+        deadline = time.monotonic() + self._seconds
+        for jobs in self._jobs:
+            jobs.stop(0)
+        for one in (self._recorder, self._reconciler, *self._jobs):
+            try:
+                one.stop(max(0.0, deadline - time.monotonic()))
+            except errors.Unavailable as error:
+                LOG.warning("not all is left as it should be: %s", error)
+
+
+def start_background(app: flask.Flask, conf: cfg.ConfigOpts) -> Background:
+    """Start what this process does beside requests."""
     world = app.extensions["cinderlite"].world
-    reconcile.Reconciler(world, conf.reconcile_interval).start()
-    recorder.Recorder(world).start()
+    background = Background(world, conf.reconcile_interval, conf.graceful_shutdown_timeout)
+    background.start()
+    return background

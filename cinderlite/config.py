@@ -65,7 +65,8 @@ API = [
         "graceful_shutdown_timeout",
         default=60,
         min=1,
-        help="Seconds that running requests are given when the service is told to stop.",
+        help="Seconds that running requests are given when the service is told to stop. Jobs leave off meanwhile, for "
+        "another process to go on with.",
     ),
     cfg.StrOpt(
         "public_endpoint",

@@ -63,7 +63,7 @@ The tree (class, status)::
         ├── KeyStoreUnavailable           the keys of encrypted volumes cannot be had
         ├── MembersBusy                   volumes of a group are still on their way
         ├── AtWork, LeavingOff            an image is made whole only while nothing else is under way on its volume
-        ├── Superseded                    the work's lease was lost: somebody else does it now
+        ├── Superseded                    this process is not to go on: it lost the work's lease, or ends
         ├── DatabaseUnavailable
         └── Overloaded                    too many requests at a time; nothing was looked at
 
@@ -496,7 +496,7 @@ class LeavingOff(Unavailable):
 
 
 class Superseded(Unavailable):
-    template = "Another process has taken over this work."
+    template = "The work is left to another process."
 
 
 class DatabaseUnavailable(Unavailable):

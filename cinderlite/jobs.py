@@ -74,6 +74,12 @@ class Jobs:
         self._heart: threading.Thread | None = None
 
     @property
+    def stopped(self) -> bool:
+        """Whether the process is ending, so that nothing is to be begun."""
+        with self._changed:
+            return self._stopped
+
+    @property
     def room(self) -> int:
         """How many more jobs can be started now."""
         with self._changed:
@@ -101,7 +107,7 @@ class Jobs:
         """Renew the lease of what is done in the block, here and now, and tell its checkpoints when it is lost."""
         job = _Job(beat, lease)
         with self._changed:
-            if self._limit and not self._stopped:
+            if self._limit:
                 self._held.add(job)
                 self._keep(job)
         try:
@@ -142,8 +148,9 @@ class Jobs:
     def _beat(self, every: float) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped, every)
-                if self._stopped:
+                self._changed.wait(every)
+                if self._stopped and not (self._running or self._held):
+                    self._heart = None
                     return
                 due = time.monotonic() - every / 2
                 jobs = [job for job in self._running | self._held if job.renewed < due]

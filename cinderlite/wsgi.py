@@ -8,6 +8,7 @@ in each worker, after the fork: a connection to Ceph does not survive one (uwsgi
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import flask
@@ -17,13 +18,12 @@ from cinderlite import app as composition
 from cinderlite import config
 
 
-def load(argv: list[str]) -> flask.Flask:
-    """Read the configuration, set up logging, and start an application with its background thread."""
+def load(argv: list[str]) -> tuple[flask.Flask, composition.Background]:
+    """Read the configuration, set up logging, and start an application with what goes on beside its requests."""
     conf = config.load(argv)
     log.setup(conf, "cinderlite")
     application = composition.create_app(conf)
-    composition.start_background(application, conf)
-    return application
+    return application, composition.start_background(application, conf)
 
 
 def __getattr__(name: str) -> flask.Flask:
@@ -31,5 +31,6 @@ def __getattr__(name: str) -> flask.Flask:
     if name != "application":
         raise AttributeError(name)
     path = os.environ.get("CINDERLITE_CONFIG")
-    globals()[name] = load(["--config-file", path] if path else [])
+    globals()[name], background = load(["--config-file", path] if path else [])
+    atexit.register(background.stop)
     return globals()[name]  # type: ignore[no-any-return]

@@ -7,21 +7,25 @@ one and on a real Glance; it goes there first.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
 import re
 import threading
+import time
 import urllib.parse
 import uuid
 from typing import Any
 
+PIECE = 2**18
 _IMAGE = re.compile(r"/v2/images/([0-9a-f-]{36})(/file)?")
 
 
 class FakeGlance:
     """Knobs: `down` answers 503 to everything, `cut` ends downloads after so many bytes, `full` takes no data.
 
+    With `trickle` a download gets a quarter of a MiB every tenth of a second.
     `tokens` are those that are accepted; with none there, everybody is. What is in it: `stored` fields and `data`, by id.
     """
 
@@ -32,6 +36,7 @@ class FakeGlance:
         self.seen: list[str] = []
         self.down = False
         self.full = False
+        self.trickle = False
         self.cut: int | None = None
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"glance": self}))
         self._server.daemon_threads = True
@@ -168,7 +173,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data if self.glance.cut is None else data[: self.glance.cut])
+        data = data if self.glance.cut is None else data[: self.glance.cut]
+        with contextlib.suppress(ConnectionError):  # Whoever asked may be gone.
+            for offset in range(0, len(data), PIECE):
+                self.wfile.write(data[offset : offset + PIECE])
+                if self.glance.trickle:
+                    time.sleep(0.1)
         self.close_connection = self.glance.cut is not None
 
     def _say(self, status: int, body: Any) -> None:

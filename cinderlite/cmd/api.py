@@ -14,7 +14,7 @@ import pathlib
 import resource
 import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flask
 from gunicorn.app.base import BaseApplication
@@ -23,12 +23,18 @@ from oslo_config import cfg
 from cinderlite import config, errors
 from cinderlite.keys import master
 
+if TYPE_CHECKING:
+    from cinderlite.app import Background
+
 #: Connections that a process has at a time.
 CONNECTIONS = 1000
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by our options instead of its own."""
+
+    #: What goes on beside requests; there is none but in a worker.
+    background: Background
 
     def __init__(self, conf: cfg.ConfigOpts, argv: list[str]) -> None:
         self._conf = conf
@@ -77,7 +83,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """The application, in a worker."""
         from cinderlite import wsgi
 
-        return wsgi.load(self._argv)
+        application, self.background = wsgi.load(self._argv)
+        return application
 
 
 def _forget_worker(_server: Any, worker: Any) -> None:

@@ -6,6 +6,10 @@ hold all threads; and its main loop waits up to 2 s for each client to close its
 waiting, and lets go of clients that do not close; a thread reads only what was heard and never waits for a client's
 bytes. What is late, too large or too much is answered here, in the API's form, without a thread.
 
+When it is told to end, who has connected is answered, and who comes later is refused at once and can ask another host;
+gunicorn itself keeps the port open as long as a request is under way and takes nobody from it. Meanwhile what goes on
+beside requests leaves off.
+
 It leans on how gunicorn 27 is made: `enqueue_req` is where a connection is given to a thread, and `finish_request`
 where it comes back, both in the main loop, as all methods here are unless they say otherwise.
 """
@@ -18,8 +22,10 @@ import errno
 import functools
 import http
 import re
+import select
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -234,6 +240,37 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._hearing: dict[TConn, float] = {}
         self._farewells: dict[Client, float] = {}
         self._in_threads = 0
+        self._leaving: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Serve until told to end, and until nothing is under way any more."""
+        super().run()
+        leaving = self._leave_off()
+        while leaving.is_alive():  # It knows itself when it has waited for long enough.
+            self.notify()
+            leaving.join(1)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Take connections or not; the first thing that is done when the worker is to end."""
+        if not self.alive:
+            for listener in self.sockets:
+                # The listen queue holds no more than that, and others take from it too.
+                for _ in range(self.cfg.backlog):
+                    if not select.select([listener], [], [], 0)[0]:
+                        break
+                    self.accept(listener)
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                listener.close()
+            self._leave_off()
+
+    def _leave_off(self) -> threading.Thread:
+        """Have what goes on beside requests end."""
+        if self._leaving is None:
+            self._leaving = threading.Thread(target=self.app.background.stop, name="leaving", daemon=True)
+            self._leaving.start()
+        return self._leaving
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection is new, or readable, or a further request came with the one before."""

@@ -67,10 +67,15 @@ def once(world: World) -> int:
 
 
 def finish(world: World) -> int:
-    """Work on what has an intent, nobody at it, and its time come; how many rows that were."""
+    """Work on what has an intent, nobody at it, and its time come; how many rows that were.
+
+    When the process is told to end the rest is left to others.
+    """
     worked = 0
     for machine in MACHINES:
         for row_id in machine.unfinished(world, world.settings.batch):
+            if world.jobs.stopped:
+                return worked
             owner = machine.claim(world, row_id, world.settings.lease)
             if owner is not None:
                 machine.run(world, row_id, owner)

@@ -74,7 +74,8 @@ class Recorder(threading.Thread):
         """Ask the thread to end, wait at most `timeout` seconds for it, and let another process write."""
         self._stop_asked.set()
         self.join(timeout)
-        self.let_go()
+        if not self.is_alive():  # Else it still writes.
+            self.let_go()
 
     def once(self) -> int:
         """Write what changed; how many records that were. None if another process does it."""

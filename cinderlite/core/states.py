@@ -241,6 +241,10 @@ class Machine:
         began = time.monotonic()
         try:
             changes = dict(self._steps[verb](world, row, arguments) or {})
+        except errors.Superseded as error:
+            # What is left is for whoever wants it, and at once: a process that ends has held on to its lease until now.
+            self._release(world, row_id, owner)
+            outcome = Outcome("postponed", error)
         except (errors.Unavailable, errors.DeviceHeld) as error:
             outcome = self._postpone(world, row, owner, error)
         except errors.CinderliteError as error:
