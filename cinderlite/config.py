@@ -8,6 +8,7 @@ that cinderlite does not know is ignored. There is no global configuration objec
 from __future__ import annotations
 
 import pathlib
+import re
 import socket
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from oslo_config import cfg
 from oslo_log import log
 from oslo_policy import opts as policy_opts
 
-from cinderlite import errors
+from cinderlite import errors, private
 
 API = [
     cfg.HostAddressOpt("osapi_volume_listen", default="0.0.0.0", help="IP address on which the API listens."),  # noqa: S104 -- Cinder's default
@@ -479,6 +480,12 @@ GUESTS = [
 ]
 
 
+#: A line of a configuration file that is for nobody else's eyes: any password or token, also that in a database's URL.
+_SECRET = re.compile(
+    r"^\s*(\w*(password|secret|token)\s*[=:]\s*\S|connection\s*[=:].*://[^/@\s]*:[^@\s]+@)", re.MULTILINE
+)
+
+
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """All options by group, for the generated sample."""
     return [
@@ -514,7 +521,24 @@ def load(argv: Sequence[str], *, default_files: list[str] | None = None) -> cfg.
         raise errors.CinderliteError("agent_socket may name {directory}, {name} and {id} only") from error
     for name in conf.enabled_backends:
         conf.register_opts(BACKEND, name)
+    _refuse_open_files(conf)
     return conf
+
+
+def _refuse_open_files(conf: cfg.ConfigOpts) -> None:
+    """Refuse files with secrets that others may read; what reads the key file and the users' looks at them itself."""
+    named = {"[guests] qmp_tls_key": conf.guests.qmp_tls_key}
+    for group in ("glance", "keystone_authtoken"):
+        # Without a file of its own the key is in that of the certificate.
+        name = "keyfile" if conf[group].keyfile else "certfile"
+        named[f"[{group}] {name}"] = conf[group][name]
+    for option, path in named.items():
+        if path:
+            private.refuse_open(pathlib.Path(path), f"the key that {option} names")
+    for place in map(pathlib.Path, (*conf.config_file, *conf.config_dir)):
+        for file in sorted(place.glob("*.conf")) if place.is_dir() else [place]:
+            if private.is_open(file) and _SECRET.search(file.read_text(encoding="utf-8")):
+                private.refuse_open(file, "passwords")
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:

@@ -85,7 +85,7 @@ class FakeCluster(Cluster):
         #: name of an image that is on its way to another pool → how far it is
         self.migrations: dict[str, str] = {}
         #: what an examination finds
-        self.facts = Facts("pacific", "mimic", None, False, True, True, [], [], True, False, [])
+        self.facts = Facts("pacific", "mimic", None, False, True, True, [], [], True, False, [], [])
         #: seconds that its clock is ahead of ours
         self.clock = 0.0
         #: id of an image in the trash → bytes

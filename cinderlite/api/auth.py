@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import os
 import pathlib
-import stat
 import threading
 import time
 from collections import OrderedDict
@@ -23,7 +22,7 @@ from typing import Any
 
 import bcrypt
 
-from cinderlite import errors
+from cinderlite import errors, private
 
 #: Seconds that a password that was right is remembered: bcrypt costs 50 ms and more on purpose, on every request.
 REMEMBERED = 300.0
@@ -115,10 +114,7 @@ class PasswordFile:
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         if stamp == self._stamp:
             return
-        if status.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-            raise errors.CinderliteError(
-                f"{self._path} holds password hashes and may not be writable by its group or open to others: chmod 640"
-            )
+        private.refuse_open(self._path, "password hashes")
         users = {}
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), 1):
             if line.strip() and not line.startswith("#"):

@@ -12,11 +12,13 @@ import dataclasses
 import errno
 import json
 import os
+import pathlib
+import re
 import uuid
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from cinderlite import errors
+from cinderlite import errors, private
 
 #: Every pool that was initialised for RBD has it.
 PROBE_OBJECT = "rbd_info"
@@ -45,6 +47,8 @@ class Facts:
     reads_keys: bool
     #: Further pools that it could write to.
     writable_elsewhere: list[str]
+    #: Files with our user's key that more than their owner and group may use.
+    open_files: list[str]
 
 
 def examine(rados: Any, ioctx: Any, pool: str, user: str, known: AbstractSet[str]) -> Facts:
@@ -64,6 +68,7 @@ def examine(rados: Any, ioctx: Any, pool: str, user: str, known: AbstractSet[str
         may_blocklist=_may_blocklist(rados),
         reads_keys=_permitted(_code(rados, prefix="auth get", entity=f"client.{user}")),
         writable_elsewhere=sorted(other for other in pools - known - {pool} if _writes(rados, other)),
+        open_files=_open_files(rados),
     )
 
 
@@ -85,6 +90,11 @@ def is_initialised(ioctx: Any) -> bool:
     except rados.ObjectNotFound:
         return False
     return True
+
+
+def _open_files(rados: Any) -> list[str]:
+    named = re.split(r"[\s,;]+", f"{rados.conf_get('keyring') or ''} {rados.conf_get('keyfile') or ''}")
+    return [path for path in named if path and private.is_open(pathlib.Path(path))]
 
 
 def _may_blocklist(rados: Any) -> bool:

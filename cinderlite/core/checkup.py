@@ -99,6 +99,8 @@ class _Checkup:
         yield from self._pool(facts)
         yield from self._room(facts)
         yield from self._rights(facts)
+        for path in facts.open_files:
+            yield self._bad("keyring", f"others may read {path}, which holds the service's key", f"chmod 640 {path}")
         yield from self._makes_users()
         yield from self._clones(facts)
         if "MON_CLOCK_SKEW" in facts.health:

@@ -86,6 +86,7 @@ class Service:
             f"[{group}]\n" + "\n".join(f"{name} = {value}" for name, value in values.items())
             for group, values in self._groups.items()
         )
+        self.conf.touch(mode=0o600)
         self.conf.write_text(text + "\n", encoding="utf-8")
 
     def manage(self, *words: str) -> str:

@@ -57,6 +57,7 @@ def test_all_is_well_and_nothing_is_left(world: World, cluster: FakeCluster, vau
         ({"may_blocklist": False}, "rights", "ceph auth caps client.cinderlite mon 'profile rbd"),
         ({"reads_keys": True}, "rights", "ceph auth caps client.cinderlite"),
         ({"writable_elsewhere": ["vms"]}, "rights", "profile rbd-read-only"),
+        ({"open_files": ["/etc/ceph/keyring"]}, "keyring", "chmod 640 /etc/ceph/keyring"),
         ({"clone_format": "1"}, "clones", "rbd config pool remove volumes rbd_default_clone_format"),
         ({"health": ["MON_CLOCK_SKEW"]}, "clocks", "chrony"),
     ],
