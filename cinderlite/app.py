@@ -277,6 +277,9 @@ class Edge:
     def context(self, environ: Mapping[str, Any], request_id: str) -> Context:
         """Who asks. Raises Unauthorized."""
         who = self._strategy(environ)
+        logged = oslo_context.get_current()
+        if logged is not None:
+            logged.user_id, logged.project_id = who.user_id, who.project_id
         return Context(
             self.world, who.user_id, who.project_id, who.roles, request_id, who.service_roles,
             self.policy.is_admin(who.roles), bool(self._of_services & (who.roles | who.service_roles)),

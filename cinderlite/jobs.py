@@ -80,6 +80,17 @@ class Jobs:
             return self._stopped
 
     @property
+    def threads(self) -> int:
+        """How many can be done at a time."""
+        return self._limit
+
+    @property
+    def running(self) -> int:
+        """How many are being done."""
+        with self._changed:
+            return len(self._running)
+
+    @property
     def room(self) -> int:
         """How many more jobs can be started now."""
         with self._changed:

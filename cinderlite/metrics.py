@@ -64,6 +64,66 @@ FLATTEN_OBJECTS_LEFT = prometheus_client.Gauge(
     "Objects still to be done of the images that are being made whole",
     multiprocess_mode="livesum",
 )
+#: The figures of the database are the same in all processes of all hosts: take the largest. See `core.gauges`.
+WORK = prometheus_client.Gauge(
+    "cinderlite_work",
+    "Rows with work under way, by table, verb and whether a process is at it (running) or none (waiting)",
+    ["kind", "verb", "state"],
+    multiprocess_mode="livemostrecent",
+)
+WORK_AGE = prometheus_client.Gauge(
+    "cinderlite_work_oldest_seconds",
+    "How long ago the oldest of that work was begun",
+    ["kind", "verb", "state"],
+    multiprocess_mode="livemostrecent",
+)
+TAKEN_OVER = prometheus_client.Counter(
+    "cinderlite_leases_taken_over", "Work taken over from a process that was dead, or lost its lease", ["kind"]
+)
+RECORDS_WAITING = prometheus_client.Gauge(
+    "cinderlite_records_waiting",
+    "Rows that changed and whose record in Ceph has not been written yet",
+    ["kind"],
+    multiprocess_mode="livemostrecent",
+)
+VOLUMES = prometheus_client.Gauge(
+    "cinderlite_volumes", "Volumes by status", ["status"], multiprocess_mode="livemostrecent"
+)
+VOLUME_BYTES = prometheus_client.Gauge(
+    "cinderlite_volume_bytes", "Sizes of volumes by status", ["status"], multiprocess_mode="livemostrecent"
+)
+CEPH_ANSWERS = prometheus_client.Gauge(
+    "cinderlite_ceph_answers",
+    "Whether a back end's Ceph answers; while it does not, requests that need it are refused at once",
+    ["backend"],
+    multiprocess_mode="livemin",
+)
+POOL_TOTAL = prometheus_client.Gauge(
+    "cinderlite_pool_total_bytes",
+    "What a back end's pool can hold, used or not",
+    ["backend"],
+    multiprocess_mode="livemostrecent",
+)
+POOL_FREE = prometheus_client.Gauge(
+    "cinderlite_pool_free_bytes", "What still fits into it", ["backend"], multiprocess_mode="livemostrecent"
+)
+POOL_PROVISIONED = prometheus_client.Gauge(
+    "cinderlite_pool_provisioned_bytes",
+    "What its images would be if they were full",
+    ["backend"],
+    multiprocess_mode="livemostrecent",
+)
+JOB_THREADS = prometheus_client.Gauge(
+    "cinderlite_job_threads", "Jobs that could run at a time", ["pool"], multiprocess_mode="livesum"
+)
+JOBS_RUNNING = prometheus_client.Gauge(
+    "cinderlite_jobs_running", "Jobs that run", ["pool"], multiprocess_mode="livesum"
+)
+PASSED = prometheus_client.Gauge(
+    "cinderlite_pass_timestamp_seconds",
+    "When the reconciler last came to the end of a pass; of several processes the one for which that is longest ago",
+    multiprocess_mode="livemin",
+)
 
 
 def observe_ceph(verb: str, seconds: float, ok: bool) -> None:

@@ -17,8 +17,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import flask
+from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from oslo_config import cfg
+from oslo_log import log
 
 from cinderlite import config, errors
 from cinderlite.keys import master
@@ -28,6 +30,15 @@ if TYPE_CHECKING:
 
 #: Connections that a process has at a time.
 CONNECTIONS = 1000
+
+
+class _Log(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's own lines, which go where those of the service go and look like them."""
+
+    def setup(self, cfg: Any) -> None:
+        """Have them go there."""
+        super().setup(cfg)
+        self.error_log.propagate = True
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -70,7 +81,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "limit_request_line": min(8190, self._conf.max_header_line),  # gunicorn allows no more.
             "limit_request_field_size": self._conf.max_header_line,
             "limit_request_fields": 100,
-            "errorlog": "-",
+            "logger_class": _Log,
+            "errorlog": None,
             "loglevel": "warning",
             # Trust in the proxy is the application's own option.
             "forwarded_allow_ips": "",
@@ -148,6 +160,7 @@ def main() -> int:
     except (errors.CinderliteError, cfg.Error) as error:
         print(f"cinderlite-api: {error}", file=sys.stderr)
         return 1
+    log.setup(conf, "cinderlite")
     _share_metrics(conf)
     _give_memory_back()
     _allow_connections()

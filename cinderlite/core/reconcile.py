@@ -25,6 +25,7 @@ from cinderlite.core import (
     fencing,
     flattens,
     freezes,
+    gauges,
     group_snapshots,
     groups,
     image_limits,
@@ -124,12 +125,14 @@ class Reconciler(threading.Thread):
         self._sweep_at = -math.inf
         #: When what was due was last looked for, by the monotonic clock.
         self._looked = 0.0
+        self._gauges = gauges.Gauges(world, MACHINES)
 
     def run(self) -> None:
         """The thread's work; an error is logged and the next pass tries again."""
         while not self._stop_asked.is_set():
             self.world.wake.clear()
             try:
+                self._gauges.ask()
                 services.beat(self.world)
                 fencing.tell_own(self.world)
                 self._looked = time.monotonic()
@@ -138,7 +141,9 @@ class Reconciler(threading.Thread):
                 if time.monotonic() >= self._sweep_at:
                     self._sweep_at = time.monotonic() + SWEEP_EVERY
                     cephx_users.sweep(self.world)
+                    self._gauges.count()
                 pools.learn(self.world, pools.FRESH_FOR)
+                self._gauges.note()
             except errors.Unavailable as error:
                 LOG.warning("reconcile: %s", error)
             except Exception:  # The loop must outlive a defect in one pass; the log has it all.

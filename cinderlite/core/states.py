@@ -372,7 +372,11 @@ class Machine:
                 .values(**_leased(owner, lease), **self._quietly())
                 .execution_options(synchronize_session=False)
             )
-        return owner if taken.rowcount == 1 else None  # type: ignore[attr-defined]
+        if taken.rowcount != 1:  # type: ignore[attr-defined]
+            return None
+        if present is not None:
+            metrics.TAKEN_OVER.labels(table.__tablename__).inc()
+        return owner
 
     def _quietly(self) -> dict[str, Any]:
         """Further columns for a change of who is at work: it is none to what there is to be known of the row."""

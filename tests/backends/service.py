@@ -215,3 +215,35 @@ class Service:
             if time.monotonic() > deadline:
                 raise LabError(f"volume {volume_id} is {now}, not {status}, after {timeout:g} s: {self.tail()}")
             time.sleep(0.1)
+
+
+class OverFakes(Service):
+    """The service over fakes, of which one can see how it ends."""
+
+    def begin(self, place: str = "") -> None:
+        """Start it; on another machine than this one, as far as it can tell, with a `place`."""
+        holds = self.directory / "HOLD_GUESTS", self.directory / "HOLD_CEPH"
+        self.start("backends.fakes_api", HOLD_GUESTS=str(holds[0]), HOLD_CEPH=str(holds[1]), PLACE=place)
+
+    def hold(self) -> None:
+        """Have nothing change in the cluster from now on, until `go_on`."""
+        (self.directory / "HOLD_CEPH").touch()
+
+    def go_on(self) -> None:
+        """Let things change."""
+        (self.directory / "HOLD_CEPH").unlink()
+
+    def held(self) -> bool:
+        """Whether a volume is being made."""
+        return any(one["status"] == "creating" for one in self.call("GET", "/v3/volumes/detail").body["volumes"])
+
+    def terminate(self) -> None:
+        """Tell it to stop."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def ended(self) -> int:
+        """Wait for it to end, and how it did."""
+        assert self._process is not None
+        status = self._process.wait(30)
+        self._process = None
+        return status
