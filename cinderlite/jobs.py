@@ -135,7 +135,10 @@ class Jobs:
             self._heart.start()
 
     def stop(self, seconds: float) -> None:
-        """Begin nothing more, tell what is under way to leave off, and wait at most `seconds` for that."""
+        """Begin nothing more, tell jobs to leave off, and wait at most `seconds` for that.
+
+        Leases are renewed as long as anything is under way: nobody may take up what has not left off yet.
+        """
         deadline = time.monotonic() + seconds
         with self._changed:
             self._stopped = True
