@@ -23,6 +23,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from cinderlite import config, errors
+from cinderlite.db import migrate
 from cinderlite.keys import master
 
 if TYPE_CHECKING:
@@ -126,6 +127,16 @@ def check(conf: cfg.ConfigOpts) -> None:
         master.read(pathlib.Path(conf.encryption.key_file))
 
 
+def check_tables(conf: cfg.ConfigOpts) -> None:
+    """Refuse tables of another release. Raises errors.CinderliteError with what to do."""
+    have, want = migrate.version(config.database_url(conf)), migrate.newest()
+    if have != want:
+        raise errors.CinderliteError(
+            f"the tables are at {have or 'nothing'}, and this release needs {want}: cinderlite-manage db upgrade, "
+            "when no other release is running"
+        )
+
+
 def _share_metrics(conf: cfg.ConfigOpts) -> None:
     """With several workers the figures are summed over files in one directory, emptied at the start."""
     if conf.osapi_volume_workers > 1:
@@ -157,6 +168,7 @@ def main() -> int:
     try:
         conf = config.load(argv)
         check(conf)
+        check_tables(conf)
     except (errors.CinderliteError, cfg.Error) as error:
         print(f"cinderlite-api: {error}", file=sys.stderr)
         return 1
