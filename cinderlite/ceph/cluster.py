@@ -37,7 +37,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
-from cinderlite import errors
+from cinderlite import errors, failpoints
 from cinderlite.ceph import cephx, checkup, fences, images, look, objects, rights
 from cinderlite.ceph.checkup import Facts
 from cinderlite.ceph.data import OpenImage
@@ -823,6 +823,8 @@ class Cluster:
         here = here or self._here
         started = time.perf_counter()
         ok = False
+        if failpoints.watch is not None:
+            failpoints.watch(f"ceph.{verb}")
         try:
             result = here.threads.run(
                 lambda task: self._attempt(here, task, verb, step, subject),
@@ -840,6 +842,8 @@ class Cluster:
         finally:
             if self._observe is not None:
                 self._observe(verb, time.perf_counter() - started, ok)
+        if failpoints.watch is not None:
+            failpoints.watch(f"ceph.{verb}:done")
         return result
 
     def _bulk(self, verb: str, step: Callable[[_Connection], T], subject: str | None = None) -> T:
@@ -849,12 +853,16 @@ class Cluster:
         """
         started = time.perf_counter()
         ok = False
+        if failpoints.watch is not None:
+            failpoints.watch(f"ceph.{verb}")
         try:
             result: T = self._attempt(self._here, None, verb, step, subject, bulk=True)
             ok = True
         finally:
             if self._observe is not None:
                 self._observe(verb, time.perf_counter() - started, ok)
+        if failpoints.watch is not None:
+            failpoints.watch(f"ceph.{verb}:done")
         return result
 
     def _attempt(

@@ -27,7 +27,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from cinderlite import errors, metrics
+from cinderlite import errors, failpoints, metrics
 from cinderlite.context import World
 from cinderlite.db import clock, models
 from cinderlite.jobs import Jobs
@@ -239,6 +239,7 @@ class Machine:
         row_id: str = row.id
         verb, arguments = row.intent["verb"], row.intent
         began = time.monotonic()
+        self._pass(verb, "begun")
         try:
             changes = dict(self._steps[verb](world, row, arguments) or {})
         except errors.Superseded as error:
@@ -246,11 +247,15 @@ class Machine:
             self._release(world, row_id, owner)
             outcome = Outcome("postponed", error)
         except (errors.Unavailable, errors.DeviceHeld) as error:
+            self._pass(verb, "stepped")
             outcome = self._postpone(world, row, owner, error)
         except errors.CinderliteError as error:
+            self._pass(verb, "stepped")
             outcome = self._settle(world, row, owner, {}, error)
         else:
+            self._pass(verb, "stepped")
             outcome = self._settle(world, row, owner, changes, None)
+        self._pass(verb, "settled")
         elapsed = time.monotonic() - began
         metrics.OPERATIONS.labels(f"{self.model.__tablename__}.{verb}", outcome.word).observe(elapsed)
         LOG.log(
@@ -260,6 +265,10 @@ class Machine:
             f": {outcome.error}" if outcome.error else "",
         )  # fmt: skip
         return outcome
+
+    def _pass(self, verb: str, point: str) -> None:
+        if failpoints.watch is not None:
+            failpoints.watch(f"{self.model.__tablename__}.{verb}:{point}")
 
     def _settle(
         self, world: World, row: Any, owner: str, changes: dict[str, Any], error: errors.CinderliteError | None

@@ -20,7 +20,7 @@ from typing import Any
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
-from cinderlite import errors
+from cinderlite import errors, failpoints
 from cinderlite.guests import inventory, remote
 from cinderlite.guests.remote import Remote
 
@@ -114,6 +114,8 @@ class Monitor:
     async def do(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """One command. Raises GuestRefused with QEMU's words, GuestTimeout, GuestGone."""
         said = dict(arguments or {})
+        if failpoints.watch is not None:
+            failpoints.watch(f"qmp.{command}")
         try:
             async with asyncio.timeout(self.timeout):
                 return await self.client.execute(command, said)

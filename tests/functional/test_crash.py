@@ -30,11 +30,20 @@ def quiet(tmp_path: pathlib.Path, ceph: Ceph, guests: tuple[Guest, Guest], socke
     ceph.empty()
 
 
-def die_at(service: Service, point: str, verb: str) -> None:
-    """Start the service so that it will kill itself at a point of the next such operation."""
+#: What changes something in a guest.
+CHANGING = "qmp.object-add,qmp.object-del,qmp.blockdev-add,qmp.blockdev-del,qmp.device_add,qmp.device_del"
+
+
+def die_at(service: Service, point: str, count: int = 1) -> None:
+    """Start the service so that it will kill itself the n-th time that it passes one of some points."""
     once = service.directory / "once"
     once.touch()
-    service.start("functional.dying_api", DIE_AT=point, DIE_VERB=verb, DIE_ONCE=str(once))
+    service.start("backends.dying_api", DIE_AT=point, DIE_COUNT=str(count), DIE_ONCE=str(once))
+
+
+def at(verb: str, point: str) -> tuple[str, int]:
+    """A point of that verb's, or that command that changes the guest."""
+    return (CHANGING, int(point)) if point.isdecimal() else (f"attachments.{verb}:{point}", 1)
 
 
 def broken(call: Any, *arguments: Any, **fields: Any) -> None:
@@ -85,7 +94,7 @@ def come_to_rest(service: Service, ceph: Ceph, guest: Guest) -> None:
 
 @pytest.mark.parametrize("point", ["begun", "stepped", "settled"])
 def test_create(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
-    die_at(quiet, point, "create")
+    die_at(quiet, f"volumes.create:{point}")
     broken(quiet.create, name="x")
     restart(quiet)
     come_to_rest(quiet, ceph, guests[0])
@@ -98,7 +107,7 @@ def test_create(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
 @pytest.mark.parametrize("verb", ["delete", "purge"])
 @pytest.mark.parametrize("point", ["begun", "stepped", "settled"])
 def test_delete(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str, verb: str) -> None:
-    die_at(quiet, point, verb)
+    die_at(quiet, f"volumes.{verb}:{point}")
     volume = quiet.create()
     broken(quiet.call, "DELETE", f"/v3/volumes/{volume}")
     restart(quiet)
@@ -107,11 +116,11 @@ def test_delete(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
     assert ceph.images() == []
 
 
-@pytest.mark.parametrize("point", ["begun", *(f"qmp:{n}" for n in range(1, 7)), "stepped", "settled"])
+@pytest.mark.parametrize("point", ["begun", *map(str, range(1, 7)), "stepped", "settled"])
 def test_attach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
     guest = guests[0]
     before = guest.holdings()
-    die_at(quiet, point, "attach")
+    die_at(quiet, *at("attach", point))
     volume = quiet.create()
     broken(quiet.attach, guest.uuid, volume)
     restart(quiet)
@@ -123,11 +132,11 @@ def test_attach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
     assert guest.holdings() == before
 
 
-@pytest.mark.parametrize("point", ["begun", *(f"qmp:{n}" for n in range(7, 12)), "stepped", "settled"])
+@pytest.mark.parametrize("point", ["begun", *map(str, range(7, 12)), "stepped", "settled"])
 def test_detach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: str) -> None:
     guest = guests[0]
     before = guest.holdings()
-    die_at(quiet, point, "detach")
+    die_at(quiet, *at("detach", point))
     volume = quiet.create()
     assert quiet.attach(guest.uuid, volume).status == 200
     guest.wait_disk(volume)

@@ -65,7 +65,7 @@ def test_a_frozen_file_system_is_whole_in_its_snapshot(
     guest = guest_of(agent=True)
     once = service.directory / "once"
     once.touch()
-    service.start("functional.dying_api", DIE_AT="begun", DIE_VERB="thaw", DIE_ONCE=str(once))
+    service.start("backends.dying_api", DIE_AT="freezes.thaw:begun", DIE_ONCE=str(once))
     volume = service.create()
     ceph.write(f"volume-{volume}", formatted(tmp_path / "empty"), 0)
     assert service.attach(guest.uuid, volume).status == 200

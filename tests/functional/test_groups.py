@@ -145,7 +145,7 @@ def test_a_killed_service_leaves_a_whole_group_snapshot(
         ceph.write(f"volume-{volume}", str(number).encode() * 512)
     group = group_of(service, *volumes)
     service.stop()
-    die_at(service, point, "create")
+    die_at(service, f"group_snapshots.create:{point}")
     broken(service.call, "POST", "/v3/group_snapshots", {"group_snapshot": {"group_id": group}}, version=VERSION)
     restart(service)
     [row] = call(service, "GET", "/v3/group_snapshots")["group_snapshots"]

@@ -35,7 +35,7 @@ def parent(ceph: Ceph, volume: str) -> object:
 def test_a_clone_of_a_clone_outlives_them_and_comes_back(service: Service, ceph: Ceph) -> None:
     once = service.directory / "once"
     once.touch()
-    service.start("functional.dying_api", DIE_AT="stepped", DIE_VERB="flatten", DIE_ONCE=str(once))
+    service.start("backends.dying_api", DIE_AT="flattens.flatten:stepped", DIE_ONCE=str(once))
     first = service.create()
     ceph.write(f"volume-{first}", b"kept" * MIB, 8 * MIB)
     second = service.create(source_volid=first)

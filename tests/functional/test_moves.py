@@ -111,7 +111,7 @@ def test_a_volume_in_use_goes_over_while_its_server_writes_and_the_service_dies(
     service.stop()
     once = service.directory / "once"
     once.touch()
-    service.start("functional.dying_api", DIE_AT="qmp:job-finalize", DIE_VERB="retype_and_mirror", DIE_ONCE=str(once))
+    service.start("backends.dying_api", DIE_AT="qmp.job-finalize", DIE_ONCE=str(once))
     volume = service.create()
     image = f"volume-{volume}"
     assert service.attach(guest.uuid, volume).status == 200

@@ -29,7 +29,7 @@ def service(tmp_path: pathlib.Path, ceph: Ceph, sockets: pathlib.Path) -> Iterat
 def test_a_snapshot_outlives_its_volume(service: Service, ceph: Ceph) -> None:
     once = service.directory / "once"
     once.touch()
-    service.start("functional.dying_api", DIE_AT="stepped", DIE_VERB="hollow", DIE_ONCE=str(once))
+    service.start("backends.dying_api", DIE_AT="volumes.hollow:stepped", DIE_ONCE=str(once))
     volume = service.create()
     ceph.write(f"volume-{volume}", b"kept" * MIB, 8 * MIB)
     snapshot = service.call("POST", "/v3/snapshots", {"snapshot": {"volume_id": volume}}).body["snapshot"]["id"]
