@@ -202,7 +202,7 @@ def backend(conf: cfg.ConfigOpts, name: str, cluster: Cluster) -> Backend:
     section = conf[name]
     return Backend(
         name=name,
-        host=conf.host,
+        host=section.backend_host or conf.host,
         volume_backend_name=section.volume_backend_name or name,
         availability_zone=section.backend_availability_zone or conf.storage_availability_zone,
         cluster=cluster,

@@ -319,6 +319,11 @@ DATABASE = [
 BACKEND = [
     cfg.StrOpt("volume_backend_name", help="Name of the back end as types refer to it; the group's name by default."),
     cfg.StrOpt(
+        "backend_host",
+        help="Name of the host in what the pool is called (host@backend#pool); the option host by default. API hosts "
+        "on one database call a pool the same: then each of them looks after all of its volumes, whoever made them.",
+    ),
+    cfg.StrOpt(
         "backend_availability_zone", help="Availability zone of the back end; storage_availability_zone by default."
     ),
     cfg.StrOpt("rbd_pool", default="volumes", help="Pool that holds the images."),

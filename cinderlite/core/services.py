@@ -25,7 +25,7 @@ FROZEN = "frozen"
 def beat(world: World) -> None:
     """Note that this host is alive, and which back ends it serves."""
     host = world.settings.host
-    parts = [(host, SCHEDULER), *((f"{host}@{name}", VOLUME) for name in world.backends)]
+    parts = [(host, SCHEDULER), *((f"{one.host}@{name}", VOLUME) for name, one in world.backends.items())]
     if world.backup_cluster is not None:
         parts.append((host, BACKUP))
     for name, binary in parts:
@@ -56,7 +56,8 @@ def is_up(ctx: Context, service: models.Service) -> bool:
 
 def is_here(ctx: Context, service: models.Service) -> bool:
     """Whether this host plays the part."""
-    return service.host.partition("@")[0] == ctx.settings.host
+    mine = {ctx.settings.host, *(f"{one.host}@{name}" for name, one in ctx.world.backends.items())}
+    return service.host in mine
 
 
 def backend(ctx: Context, service: models.Service) -> Backend | None:
@@ -165,7 +166,7 @@ def refuse_frozen(session: Session, pool: str) -> None:
 def closed(session: Session, world: World) -> dict[str, str]:
     """The back ends that get no new volumes, by name, each with the reason."""
     table = models.Service
-    names = {f"{world.settings.host}@{name}": name for name in world.backends}
+    names = {f"{one.host}@{name}": name for name, one in world.backends.items()}
     shut = table.binary == VOLUME, table.host.in_(names), or_(table.disabled, table.frozen)
     rows = session.scalars(select(table).where(*shut))
     return {names[row.host]: FROZEN if row.frozen else row.disabled_reason or "disabled" for row in rows}

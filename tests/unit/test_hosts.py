@@ -190,6 +190,22 @@ def test_what_hosts_tell_of_themselves_is_as_old_as_it_is(
     assert all(0.0 <= age < 60.0 for age in ages)
 
 
+@pytest.mark.parametrize("conf", [{"ceph__backend_host": "rbd"}], indirect=True)
+def test_hosts_that_call_a_pool_the_same_share_what_is_there(ctx: Context, world: World) -> None:
+    other = dataclasses.replace(world, settings=dataclasses.replace(world.settings, host="other"))
+    volume = volumes.create(ctx, size=1)
+    assert row(world, volume.id).host == "rbd@ceph#ceph"
+    for one in (world, other):
+        services.beat(one)
+    listed = services.listed(ctx)
+    assert [one.host for one in listed if one.binary == services.VOLUME] == ["rbd@ceph"]
+    assert [one.host for one in listed if one.binary == services.SCHEDULER] == ["other", "testhost"]
+    assert [services.is_here(ctx, one) for one in listed if one.host != "other"] == [True] * (len(listed) - 2)
+    services.disable(ctx, "rbd@ceph", services.VOLUME)
+    with world.db.read() as session:
+        assert services.closed(session, other) == {"ceph": "disabled"}
+
+
 def test_the_database_s_clock_is_that_of_utc(world: World) -> None:
     with world.db.read() as session:
         seconds, moment = clock.read(session), session.scalars(sqlalchemy.select(clock.utcnow())).one()
