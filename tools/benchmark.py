@@ -11,6 +11,7 @@ import argparse
 import base64
 import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
 import functools
 import http.client
@@ -26,6 +27,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import libvirt
 import rados
 import rbd
 import sqlalchemy
@@ -34,9 +36,10 @@ from backends.glance import Glance
 from backends.service import PASSWORD, Service
 from cinderlite.db import models
 from cinderlite.db.session import Database
-from cinderlite.guests import RbdDisk, disks
+from cinderlite.guests import RbdDisk, disks, domains
 from lab.ceph import Ceph
 from lab.guest import Guest
+from lab.libvirt import Domain, Libvirt
 from lab.process import run
 
 MIB, GIB = 2**20, 2**30
@@ -55,6 +58,8 @@ AIMS: dict[str, float | None] = {
     _HASTY: None,
     "attach": 1.3,
     "detach": 1.3,
+    "attach, libvirt": 1.3,
+    "detach, libvirt": 1.3,
     f"{CROWD} attachments": None,
 }
 #: Where a disk is plugged in: of the guest that is looked at, and of one of the crowd.
@@ -124,6 +129,19 @@ class Bare:
             for command in disks.attach(disk, place):
                 monitor.do(command.name, command.arguments)
 
+    @contextlib.contextmanager
+    def domain(self, domain: Domain, disk: RbdDisk) -> Iterator[tuple[Callable[[Any], Any], Callable[[Any], Any]]]:
+        """libvirt's calls that attach and detach a disk, over one connection and with one secret for all."""
+        connection = domain.libvirt.connection()
+        secret = connection.secretDefineXML(domains.secret("ceph", domain.uuid, disk.volume_id))
+        secret.setValue(base64.b64decode(self.key))
+        found = connection.lookupByUUIDString(domain.uuid)
+        xml = domains.make(disk, domain.uuid, domains.Place("virtio", "vda"))
+        both = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        yield lambda _: found.attachDeviceFlags(xml, both), lambda _: found.detachDeviceFlags(xml, both)
+        secret.undefine()
+        connection.close()
+
     def detach(self, volume: str, guest: Guest | None = None) -> None:
         """The bare sequence of detaching."""
         with self.monitor(guest) as monitor:
@@ -171,13 +189,24 @@ class Monitor:
         self._socket.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """What the service works on."""
+
+    ceph: Ceph
+    guest: Guest
+    libvirt: Libvirt
+    glance: Glance
+
+
 class Bench:
     """The measurements; `samples` are milliseconds by name."""
 
-    def __init__(self, service: Service, ceph: Ceph, guest: Guest, glance: Glance, rounds: int) -> None:
-        self.service, self.ceph, self.guest, self.glance, self.rounds = service, ceph, guest, glance, rounds
+    def __init__(self, service: Service, lab: Lab, rounds: int) -> None:
+        self.service, self.rounds = service, rounds
+        self.ceph, self.guest, self.libvirt, self.glance = lab.ceph, lab.guest, lab.libvirt, lab.glance
         self.client = Client(service)
-        self.bare = Bare(ceph, guest)
+        self.bare = Bare(lab.ceph, lab.guest)
         self.samples: dict[str, list[float]] = {}
         self.facts: dict[str, float] = {}
 
@@ -264,14 +293,14 @@ class Bench:
         """Take a snapshot; its id."""
         return str(client.call("POST", "/v3/snapshots", {"snapshot": {"volume_id": volume}})["snapshot"]["id"])
 
-    def seen(self, volume: str, attach: Callable[[], Any]) -> float:
+    def seen(self, guest: Guest, volume: str, attach: Callable[[], Any]) -> float:
         """Milliseconds from the call until the guest's kernel shows the disk."""
         watching = threading.Event()
         word = f"until grep -qs {volume[:20]} /sys/block/vd*/serial; do sleep 0.002; done"
 
         def watch() -> float:
             watching.set()
-            self.guest.run(word, timeout=60)
+            guest.run(word, timeout=60)
             return time.perf_counter()
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -283,24 +312,43 @@ class Bench:
             return (found.result() - began) * 1000
 
     def attachments(self) -> None:
-        """Attach until the guest sees it, detach until it is released."""
-        image, other = "bench-disk", str(uuid.uuid4())
+        """Attach until the guest sees it, detach until it is released; by QMP, and by libvirt."""
+        with self.a_stranger() as disk:
+            self._attachments(self.guest, disk, "", self.bare.attach, self.bare.detach)
+        self.guest.pause()  # So that only one emulated guest has the processors.
+        domain = Domain(self.libvirt, "linux")
+        try:
+            domain.start()
+            with self.a_stranger() as disk, self.bare.domain(domain, disk) as (attach, detach):
+                self._attachments(domain, disk, ", libvirt", attach, detach)
+        finally:
+            domain.forget()
+            self.guest.resume()
+
+    @contextlib.contextmanager
+    def a_stranger(self) -> Iterator[RbdDisk]:
+        """An image that cinderlite does not know."""
+        image = f"bench-{uuid.uuid4()}"
         self.bare.rbd.create(self.bare.ioctx, image, GIB)
-        disk = self.bare.disk(image, other)
+        yield self.bare.disk(image, str(uuid.uuid4()))
+        self.bare.rbd.remove(self.bare.ioctx, image)
+
+    def _attachments(
+        self, guest: Guest, disk: RbdDisk, how: str, attach: Callable[[RbdDisk], Any], detach: Callable[[str], Any]
+    ) -> None:
         volume = self.made()[1]
-        path = f"/v2.1/servers/{self.guest.uuid}/os-volume_attachments"
+        path = f"/v2.1/servers/{guest.uuid}/os-volume_attachments"
         body = {"volumeAttachment": {"volumeId": volume}}
         for _ in range(max(5, self.rounds // 3)):
-            self.note("bare attach", self.seen(other, lambda: self.bare.attach(disk)))
+            self.note(f"bare attach{how}", self.seen(guest, disk.volume_id, lambda: attach(disk)))
             time.sleep(0.3)
-            self.note("bare detach", timed(lambda: self.bare.detach(other))[0])
+            self.note(f"bare detach{how}", timed(lambda: detach(disk.volume_id))[0])
             time.sleep(0.3)
-            self.note("attach", self.seen(volume, lambda: self.client.call("POST", path, body)))
+            self.note(f"attach{how}", self.seen(guest, volume, lambda: self.client.call("POST", path, body)))
             time.sleep(0.3)
-            self.note("detach", timed(lambda: self.client.call("DELETE", f"{path}/{volume}"))[0])
+            self.note(f"detach{how}", timed(lambda: self.client.call("DELETE", f"{path}/{volume}"))[0])
             time.sleep(0.3)
         self.remove(volume)
-        self.bare.rbd.remove(self.bare.ioctx, image)
 
     def crowd(self) -> None:
         """An attachment to one of many guests, and one to each of them at a time.
@@ -488,21 +536,22 @@ def page(found: dict[str, Any], rounds: int) -> str:
     return f"""# What cinderlite costs over the bare calls
 
 Written by `tools/bench --page doc/performance.md`; do not edit. Medians of {rounds} rounds, in which a bare call
-(librbd, QMP) and the same thing through the API take turns, on {cores} cores with a one-node Ceph and an emulated guest
-beside it: the ratios are what counts. A create is one request, after which the first GET shows `available`; an attach
-ends when the guest's kernel shows the disk, a detach when the disk is released.
+(librbd, QMP, libvirt) and the same thing through the API take turns, on {cores} cores with a one-node Ceph and an
+emulated guest beside it: the ratios are what counts. A create is one request, after which the first GET shows
+`available`; an attach ends when the guest's kernel shows the disk, a detach when the disk is released.
 
 {table(found)}
 """
 
 
-def _service(directory: pathlib.Path, ceph: Ceph, glance: Glance) -> Service:
-    options = {
+def _service(directory: pathlib.Path, lab: Lab) -> Service:
+    options: dict[str, object] = {
         "quota_volumes": -1, "quota_gigabytes": -1, "quota_snapshots": -1, "reconcile_interval": 5,
-        "backup_ceph_pool": BACKUPS, "backup_ceph_conf": ceph.conf, "backup_ceph_user": ceph.user,
-        "glance_api_servers": glance.url,
+        "backup_ceph_pool": BACKUPS, "backup_ceph_conf": lab.ceph.conf, "backup_ceph_user": lab.ceph.user,
+        "glance_api_servers": lab.glance.url,
     }  # fmt: skip
-    service = Service(directory / "service", ceph.conf, directory / "sockets", {"DEFAULT": options})
+    sections: dict[str, dict[str, object]] = {"DEFAULT": options, "guests": {"libvirt_uris": lab.libvirt.uri}}
+    service = Service(directory / "service", lab.ceph.conf, directory / "sockets", sections)
     service.start()
     return service
 
@@ -517,14 +566,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as name:
         directory = pathlib.Path(name)
         ceph, guest = Ceph(directory / "ceph"), Guest(directory, "vm1", sockets=directory / "sockets", ports=2)
+        directory.chmod(0o711)  # libvirt's guests run as another user.
+        daemon = Libvirt(directory / "libvirt")
         try:
             ceph.start()
+            daemon.start()
             ceph.add_pool(BACKUPS)
             guest.start()
             with Glance.running(directory / "glance") as glance:
-                service = _service(directory, ceph, glance)
+                lab = Lab(ceph, guest, daemon, glance)
+                service = _service(directory, lab)
                 try:
-                    bench = Bench(service, ceph, guest, glance, arguments.rounds)
+                    bench = Bench(service, lab, arguments.rounds)
                     for part in (
                         bench.volumes, bench.clones, bench.snapshots, bench.attachments, bench.crowd, bench.lists,
                         bench.shows, bench.memory, bench.data,
@@ -535,6 +588,7 @@ def main() -> int:
                     service.kill()
         finally:
             guest.forget()
+            daemon.destroy()
             ceph.destroy()
     found = report(bench)
     print(table(found))
