@@ -235,9 +235,9 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
             users = holders.strangers(world, volume)
         else:
             _refuse_strangers(world, guest, volume)
+        cluster.ping()  # While QEMU opens an image all of the VM waits for Ceph.
     finally:
         threads.wait(disk)
-    cluster.ping()  # While QEMU opens an image all of the VM waits for Ceph.
     device = guest.attach(disk.result(), taken)
     return {
         "device": device,
@@ -252,11 +252,11 @@ def _clients(
 ) -> list[str] | None:
     """Addresses of the clients by which the server has the image open, and not these `others`; None if unknown."""
     try:
-        now = set(holders.strangers(world, volume))
+        now = holders.seen(world, volume)
     except (errors.Unavailable, errors.CephError) as error:
         LOG.warning("attachment %s: its server's clients are not known: %s", attachment.id, error)
         return None
-    return sorted(now - set(others)) or sorted(now.intersection(attachment.clients or ()))
+    return sorted(now.difference(others)) or sorted(now.intersection(attachment.clients or ()))
 
 
 def note_clients(world: World, volume: models.Volume) -> None:

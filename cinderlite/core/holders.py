@@ -47,13 +47,16 @@ _SHOW = _showing()
 
 def strangers(world: World, volume: models.Volume) -> list[str]:
     """Addresses of the clients that have a volume's image open, without those of this service. Raises ImageNotFound."""
-    cluster = world.cluster_of(volume)
-    found = cluster.info(volume.image).watchers
-    if found:
-        found = sorted(set(found) - ours(world, volume.id))
+    found = seen(world, volume)
     if found:  # Maybe one of ours ended in between; it closes the image before it is no longer noted.
-        found = sorted(set(found).intersection(cluster.info(volume.image).watchers))
-    return found
+        found = found.intersection(world.cluster_of(volume).info(volume.image).watchers)
+    return sorted(found)
+
+
+def seen(world: World, volume: models.Volume) -> set[str]:
+    """The same by one look, in which there can be one of this service's that has just ended. Raises ImageNotFound."""
+    found = set(world.cluster_of(volume).info(volume.image).watchers)
+    return found - ours(world, volume.id) if found else found
 
 
 def ours(world: World, volume_id: str) -> frozenset[str]:

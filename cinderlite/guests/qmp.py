@@ -95,8 +95,8 @@ KEPT = RUNNING | {"SHUTOFF"}
 
 T = TypeVar("T")
 Observe = Callable[[str, float, bool], None]
-#: Does a command that is undone if a later one is refused.
-Do = Callable[[disks.Command], Coroutine[Any, Any, None]]
+#: Does commands that are undone if one of them, or a later one, is refused.
+Do = Callable[..., Coroutine[Any, Any, None]]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -663,8 +663,7 @@ class QmpGuest:
         """Every step, or none if QEMU refuses one; after a time-out nobody knows, and nothing more is sent."""
         try:
             async with _all_or_nothing(qmp) as do:
-                for command in disks.open_image(disk):
-                    await do(command)
+                await do(*disks.open_image(disk))
                 return await self._device(qmp, do, disk, places)
         except Refused as error:
             if disk.conf is None or not error.says_unread:
@@ -679,8 +678,7 @@ class QmpGuest:
         for place in places:
             if not threads:
                 threads = list(disks.threads(disk, place))
-                for one in threads:
-                    await do(one)
+                await do(*threads)
             command = disks.plug(disk, place)
             where = "qom-get", {"path": _path(disk.volume_id), "property": "addr"}
             # The question is answered right after the command: a busy QEMU wakes up once for both.
@@ -787,8 +785,9 @@ class QmpGuest:
         left = [node for node in disks.names(nodes) if node in (disks.luks_node(target), disks.rbd_node(target))]
         await _remove(qmp, disks.leave(target.volume_id, left))
         async with _all_or_nothing(qmp) as do:
-            for command in disks.mirror(target, present, speed):
-                await do(command)
+            *opening, copy = disks.mirror(target, present, speed)
+            await do(*opening)
+            await do(copy)
 
     @staticmethod
     async def _complete(qmp: Monitor, target: RbdDisk) -> Mirror:
@@ -841,13 +840,25 @@ class QmpGuest:
 
 @contextlib.asynccontextmanager
 async def _all_or_nothing(qmp: Monitor) -> AsyncIterator[Do]:
-    """Do commands, and undo all of them if one is refused; after a time-out nothing more is sent."""
+    """Do commands, and undo all of them if one is refused; after a time-out nothing more is sent.
+
+    Those that are given together are sent together, for a busy QEMU wakes up once for them: each must be refused if
+    one before it was, or do no harm.
+    """
     undo: list[tuple[str, Mapping[str, Any]]] = []
 
-    async def do(command: disks.Command) -> None:
-        await qmp.do(command.name, command.arguments)
-        if command.undo is not None:
-            undo.append(command.undo)
+    async def do(*commands: disks.Command) -> None:
+        sent = (qmp.do(command.name, command.arguments) for command in commands)
+        answers = await asyncio.gather(*sent, return_exceptions=True)
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        undo.extend(
+            command.undo
+            for command, answer in zip(commands, answers, strict=True)
+            if command.undo is not None and not isinstance(answer, BaseException)
+        )
+        # What has no answer counts more than what was refused: its end is unknown.
+        for error in sorted(failed, key=lambda error: isinstance(error, Refused)):
+            raise error
 
     try:
         yield do
@@ -862,14 +873,16 @@ async def _all_or_nothing(qmp: Monitor) -> AsyncIterator[Do]:
 async def _remove(qmp: Monitor, commands: Iterable[disks.Command]) -> None:
     """Remove things, each when its last user has let it go; what is not there is fine."""
     deadline = time.monotonic() + RELEASE_MOST
-    for command in commands:
-        while True:
-            try:
-                await qmp.try_(command.name, command.arguments)
-                break
-            except Refused as error:
-                if not error.says_used or time.monotonic() > deadline:
-                    raise
+    left = list(commands)
+    while left:
+        tries = (qmp.try_(command.name, command.arguments) for command in left)
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+        for answer in answers:
+            used = isinstance(answer, Refused) and answer.says_used
+            if isinstance(answer, BaseException) and not (used and time.monotonic() < deadline):
+                raise answer
+        left = [command for command, answer in zip(left, answers, strict=True) if answer is not None]
+        if left:
             await asyncio.sleep(0.05)
 
 
