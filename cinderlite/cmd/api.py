@@ -128,12 +128,12 @@ def check(conf: cfg.ConfigOpts) -> None:
 
 
 def check_tables(conf: cfg.ConfigOpts) -> None:
-    """Refuse tables of another release. Raises errors.CinderliteError with what to do."""
-    have, want = migrate.version(config.database_url(conf)), migrate.newest()
-    if have != want:
+    """Refuse tables of an earlier release. Raises errors.CinderliteError with what to do."""
+    have = migrate.version(config.database_url(conf))
+    if not migrate.serves(have):
         raise errors.CinderliteError(
-            f"the tables are at {have or 'nothing'}, and this release needs {want}: cinderlite-manage db upgrade, "
-            "when no other release is running"
+            f"the tables are at {have or 'nothing'}, and this release needs {migrate.newest()}: "
+            "cinderlite-manage db upgrade"
         )
 
 

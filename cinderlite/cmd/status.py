@@ -27,6 +27,8 @@ def _database(url: str) -> Finding:
     have, want = migrate.version(url), migrate.newest()
     if have == want:
         return "Database", OK, f"the tables are at {want}"
+    if migrate.serves(have):
+        return "Database", WARNING, f"the tables are at {have}, of a later release: upgrade this host, too"
     return (
         "Database",
         FAILURE,

@@ -47,6 +47,15 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config("")).get_current_head() or ""
 
 
+def serves(have: str | None) -> bool:
+    """Whether this release works on tables of that step: on its own, and on those of a later release.
+
+    Steps only add (`tests/unit/test_upgrade.py`), so hosts are upgraded one after another, the tables first.
+    """
+    known = {step.revision for step in ScriptDirectory.from_config(_config("")).walk_revisions()}
+    return have == newest() or (have is not None and have not in known)
+
+
 def version(url: str) -> str | None:
     """The last step that the database has seen; None for an empty one. Raises DatabaseUnavailable."""
     engine = sqlalchemy.create_engine(url)

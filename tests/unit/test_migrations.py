@@ -87,6 +87,20 @@ def test_rows_of_an_earlier_release_are_kept(databases: Databases, step: str) ->
         assert {key: new[key] for key in old.keys() & new.keys()} == {key: old[key] for key in old.keys() & new.keys()}
 
 
+def test_a_release_serves_its_own_tables_and_those_of_later_ones(databases: Databases) -> None:
+    url = databases.blank()
+    assert not migrate.serves(migrate.version(url))
+    migrate.upgrade(url, STEPS[-2])
+    assert not migrate.serves(migrate.version(url))
+    migrate.upgrade(url)
+    assert migrate.serves(migrate.version(url))
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    assert migrate.serves(migrate.version(url))
+
+
 def test_the_steps_end_in_what_the_models_say(databases: Databases) -> None:
     url = databases.blank()
     migrate.upgrade(url)
