@@ -115,8 +115,10 @@ def hypervisor(conf: cfg.ConfigOpts) -> Hypervisor:
     )
     if not conf.guests.libvirt_uris:
         return monitors
-    if importlib.util.find_spec("libvirt") is None:
-        raise errors.CinderliteError("libvirt_uris needs the package python3-libvirt, or the extra 'libvirt'")
+    if any(importlib.util.find_spec(name) is None for name in ("libvirt", "libvirt_qemu")):
+        raise errors.CinderliteError(
+            "libvirt_uris needs the modules libvirt and libvirt_qemu: python3-libvirt, or the extra 'libvirt'"
+        )
     daemons = [
         LibvirtHypervisor(
             uri,
@@ -124,6 +126,7 @@ def hypervisor(conf: cfg.ConfigOpts) -> Hypervisor:
             connect_timeout=conf.guests.libvirt_connect_timeout,
             call_timeout=conf.guests.libvirt_call_timeout,
             threads=conf.guests.libvirt_threads,
+            agent_timeout=conf.guests.agent_timeout,
             observe=metrics.observe_guest,
         )
         for uri in conf.guests.libvirt_uris
@@ -483,16 +486,18 @@ def _serve_metrics(app: flask.Flask, allowed: list[str]) -> None:
 
 
 class Background:
-    """What a process does beside answering requests: its jobs, its reconciler, and what writes records."""
+    """What a process does beside answering requests: jobs, listening to hypervisors, its reconciler, writing records."""
 
     def __init__(self, world: World, interval: float, seconds: float) -> None:
         self._jobs = (world.jobs, world.flattening)
+        self._listener = reconcile.Listener(world)
         self._reconciler = reconcile.Reconciler(world, interval)
         self._recorder = recorder.Recorder(world)
         self._seconds = seconds
 
     def start(self) -> None:
         """Begin."""
+        self._listener.start()
         self._reconciler.start()
         self._recorder.start()
 
@@ -504,7 +509,7 @@ class Background:
         deadline = time.monotonic() + self._seconds
         for jobs in self._jobs:
             jobs.stop(0)
-        for one in (self._recorder, self._reconciler, *self._jobs):
+        for one in (self._recorder, self._listener, self._reconciler, *self._jobs):
             try:
                 one.stop(max(0.0, deadline - time.monotonic()))
             except errors.Unavailable as error:

@@ -25,6 +25,7 @@ from cinderlite.guests import (
     NONE,
     RUNNING,
     Flavor,
+    Heard,
     Mirror,
     RbdDisk,
     Server,
@@ -351,6 +352,7 @@ class FakeHypervisor:
         self.clusters: dict[str, FakeCluster] = {}
         #: called right before and right after what a mirror changes; a process may end there by raising
         self.life: Callable[[], None] = lambda: None
+        self.heard: Heard = lambda _server_id, _volume_id: None
 
     def add_server(
         self,
@@ -393,6 +395,10 @@ class FakeHypervisor:
         del since
         guest = self.guests.get(server_id)
         return guest is None or (guest.gone and not guest.defined and not guest.kept)
+
+    def listen(self, heard: Heard) -> None:
+        """Who is told."""
+        self.heard = heard
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -527,18 +527,36 @@ def _settled(
 # -- making guests and rows agree
 
 
-def reconcile(world: World) -> list[str]:
+def look_at(world: World, server_id: str, volume_id: str | None) -> None:
+    """Go on at once with what waits for a server, or for it to let a volume go: something has happened to it."""
+    table = models.Attachment
+    mine = [table.server_id == server_id, *([] if volume_id is None else [table.volume_id == volume_id])]
+    with world.db.read() as session:
+        waiting = list(session.scalars(select(table.id).where(*mine, table.busy == 1, table.lease_owner.is_(None))))
+    for row_id in waiting:
+        with world.db.write() as session:
+            LIFECYCLE.hasten(session, row_id)
+        owner = LIFECYCLE.claim(world, row_id, world.settings.lease)
+        if owner is not None:
+            LIFECYCLE.run(world, row_id, owner)
+    if volume_id is None:
+        reconcile(world, server_id)
+
+
+def reconcile(world: World, server_id: str | None = None) -> list[str]:
     """Compare what guests hold with the attached rows; returns the ids of attachments that work was begun on.
 
     A running guest that lacks a disk gets it again (it was restarted), and one whose limits are others than those of
     the volume's type now, in its size, gets these. A server that has not been there any more for `guest_gone_after`
-    seconds (not one that is shut off), and that Ceph does not see either, gives its volumes back.
+    seconds (not one that is shut off), and that Ceph does not see either, gives its volumes back. With `server_id` only
+    that one is looked at.
     """
     with world.db.read() as session:
         table = models.Attachment
+        whose = table.server_id.is_not(None) if server_id is None else table.server_id == server_id
         rows = session.scalars(
             select(table)
-            .where(table.status == "attached", table.busy == 0, table.managed, table.server_id.is_not(None))
+            .where(table.status == "attached", table.busy == 0, table.managed, whose)
             .options(joinedload(table.volume).load_only(models.Volume.size, models.Volume.volume_type_id))
         )
         by_server: dict[str, list[models.Attachment]] = {}
@@ -547,8 +565,8 @@ def reconcile(world: World) -> list[str]:
             by_server.setdefault(row.server_id or "", []).append(row)
             wanted[row.volume_id] = limits.of_disk(session, row.volume)
     begun = []
-    for server_id, mine in sorted(by_server.items()):
-        begun += _reconcile_server(world, server_id, mine, wanted)
+    for one, mine in sorted(by_server.items()):
+        begun += _reconcile_server(world, one, mine, wanted)
     return begun
 
 

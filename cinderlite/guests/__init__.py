@@ -122,6 +122,10 @@ ABSENT, NONE, FAILED, COPYING = "absent", "none", "failed", "copying"
 EQUAL, MOVED = "equal", "moved"
 
 
+#: Takes the id of a server, and that of a volume if this is about one of its disks.
+Heard = Callable[[str, str | None], None]
+
+
 class Guest(Protocol):
     """One VM. What needs a process raises GuestGone of one without; libvirt's keep their disks while they are off."""
 
@@ -243,6 +247,13 @@ class Hypervisor(Protocol):
         """Whether a server that was there at `since` (Unix time) certainly is no more, and nobody starts it again.
 
         Not one that is shut off or restarted, or that cannot be asked now.
+        """
+
+    def listen(self, heard: Heard) -> None:
+        """Have `heard` called with a server that has begun or ended, or has let the disk of a volume go.
+
+        By those who are told; most of what happens is still to be looked for. In any thread, which must not be kept
+        waiting.
         """
 
     def close(self) -> None:

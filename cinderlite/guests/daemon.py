@@ -6,7 +6,8 @@ in a thread of its own, at most `most` at a time for one daemon, and whoever wai
 daemon that cannot be reached is left alone for a while: meanwhile every call is refused at once.
 
 What a newcomer gets wrong: a call that ended in a time-out goes on. It may do its work yet, so nothing is sent after it
-to the same domain before it has ended.
+to the same domain before it has ended. And events come in the one thread that also keeps every connection alive: who is
+told there notes it and returns.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ QUICKER = (
 )  # fmt: skip
 
 T = TypeVar("T")
+#: Takes the id of a domain, and libvirt's name of a device if that is gone from it.
+Told = Callable[[str, str | None], None]
 
 
 class Again(Exception):
@@ -63,11 +66,23 @@ def library() -> Any:
     return libvirt
 
 
-class Daemon:
-    """The daemon behind a URI. Time-outs in seconds; what only looks has that of connecting."""
+@functools.cache
+def agents() -> Any:
+    """The part of libvirt's bindings that speaks to guest agents."""
+    import libvirt_qemu
 
-    def __init__(self, uri: str, *, connect_timeout: float, call_timeout: float, most: int) -> None:
+    return libvirt_qemu
+
+
+class Daemon:
+    """The daemon behind a URI. Time-outs in seconds; what only looks has that of connecting.
+
+    `told` is called in the thread of the events, with what happens to domains while there is a connection.
+    """
+
+    def __init__(self, uri: str, *, connect_timeout: float, call_timeout: float, most: int, told: Told) -> None:
         self.uri = uri
+        self._told = told
         self.connect_timeout = connect_timeout
         self.call_timeout = call_timeout
         self._most = most
@@ -81,15 +96,15 @@ class Daemon:
         self._stuck: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
 
-    def call(self, server_id: str, work: Callable[[Any], T], *, changes: bool = False) -> T:
-        """What `work` makes of a connection.
+    def call(self, server_id: str, work: Callable[[Any], T], *, changes: bool = False, longer: float = 0.0) -> T:
+        """What `work` makes of a connection; it may take so many seconds `longer` than other calls.
 
         Raises GuestUnreachable if nothing was changed, GuestTimeout if it is one that `changes` and its end is unknown,
         GuestGone, GuestRefused, Again, and what `work` raises.
         """
         connection = self._connected(server_id)
         unknown = errors.GuestTimeout if changes else errors.GuestUnreachable
-        seconds = self.call_timeout if changes else self.connect_timeout
+        seconds = (self.call_timeout if changes else self.connect_timeout) + longer
         try:
             return self._run(server_id or _LIST, lambda: self._translated(connection, server_id, work), seconds)
         except _Dead as error:
@@ -129,14 +144,38 @@ class Daemon:
         return self._connection
 
     def _open(self) -> Any:
-        libvirt = library()
+        libvirt, connection = library(), None
         try:
             connection = libvirt.open(self.uri)
             with contextlib.suppress(libvirt.libvirtError):  # Not every transport can do it.
                 connection.setKeepAlive(KEEPALIVE, 3)
+            self._subscribe(connection)
         except libvirt.libvirtError as error:
+            self._part(connection)
             raise _Dead(error.get_error_message()) from None
         return connection
+
+    def _subscribe(self, connection: Any) -> None:
+        """Have libvirt tell what happens. What happened while nobody listened has to be looked for."""
+        libvirt = library()
+        # The bindings keep what they are given for as long as it is registered, which the connection is not to be.
+        told, matters = (
+            self._told,
+            {getattr(libvirt, f"VIR_DOMAIN_EVENT_{name}") for name in ("STARTED", "STOPPED", "CRASHED", "UNDEFINED")},
+        )
+
+        def lifecycle(_connection: Any, domain: Any, event: int, _detail: int, _opaque: None) -> None:
+            if event in matters:
+                told(domain.UUIDString(), None)
+
+        def removed(_connection: Any, domain: Any, alias: str, _opaque: None) -> None:
+            told(domain.UUIDString(), alias)
+
+        for event, callback in (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+            (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed),
+        ):
+            connection.domainEventRegisterAny(None, event, callback, None)
 
     def _probe(self, connection: Any) -> None:
         """After a call without an end: drop the connection, unless it is only that call's domain that hangs."""
@@ -203,7 +242,12 @@ class Daemon:
 
 
 def _close(connection: Any) -> None:
-    with contextlib.suppress(library().libvirtError):
+    libvirt = library()
+    # What is registered holds the connection: it would stay open, and go on telling.
+    for callback in list(getattr(connection, "domainEventCallbackID", ())):
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.domainEventDeregisterAny(callback)
+    with contextlib.suppress(libvirt.libvirtError):
         connection.close()
 
 

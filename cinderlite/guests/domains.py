@@ -36,6 +36,8 @@ NOVAS = "http://openstack.org/xmlns/libvirt/nova/1.1", "http://openstack.org/xml
 UNKNOWN_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 #: Names of secrets are reckoned from this.
 _SPACE = uuid.UUID("5b1d2e0c-6a3f-4f0e-9a55-0f7c0c1de11e")
+#: How the name begins that libvirt has for a disk of ours; it takes none that begins otherwise.
+_ALIAS = "ua-"
 #: How a name in the guest begins, by bus.
 LETTERS = {"virtio": "/dev/vd", "scsi": "/dev/sd"}
 #: libvirt's name of a bus by ours.
@@ -203,6 +205,12 @@ def target(disk: Element) -> str:
 def alias(disk: Element) -> str:
     """The name of a disk that runs, for QEMU."""
     return disk.find("alias").attrib["name"]  # type: ignore[union-attr]  # every disk that runs has one
+
+
+def volume_of(name: str) -> str | None:
+    """The volume behind the name that `make` gave a disk; None for another's."""
+    found = name.removeprefix(_ALIAS)
+    return found if found != name and disks.is_uuid(found) else None
 
 
 def text(element: Element) -> str:
@@ -374,5 +382,5 @@ def make(disk: RbdDisk, server_id: str, place: Place, order: int | None = None) 
     if disk.shared:
         SubElement(made, "shareable")
     SubElement(made, "serial").text = disk.volume_id
-    SubElement(made, "alias", name=f"ua-{disk.volume_id}")
+    SubElement(made, "alias", name=f"{_ALIAS}{disk.volume_id}")
     return text(made)

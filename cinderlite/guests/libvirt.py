@@ -16,6 +16,7 @@ import base64
 import binascii
 import contextlib
 import dataclasses
+import json
 import math
 import threading
 import time
@@ -23,7 +24,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.guests import ABSENT, MOVED, NONE, RUNNING, Mirror, RbdDisk, Server, daemon, disks, domains
+from cinderlite.guests import ABSENT, MOVED, NONE, RUNNING, Heard, Mirror, RbdDisk, Server, daemon, disks, domains
+from cinderlite.guests.agent import NoChannel
 from cinderlite.guests.daemon import Again, Daemon, library
 from cinderlite.guests.domains import Place, View
 
@@ -33,6 +35,11 @@ PLUGGABLE = RUNNING | {"SHUTOFF"}
 DESCRIBED_FOR = 30.0
 #: Times that a change is tried anew when something else was quicker.
 ATTEMPTS = 8
+
+#: Seconds for which libvirt waits for a sign of life of a guest's agent.
+SIGN_OF_LIFE = 5.0
+#: Seconds between two looks whether a guest has let go, should nobody tell.
+LOOK_AGAIN = 0.5
 
 T = TypeVar("T")
 Observe = Callable[[str, float, bool], None]
@@ -59,10 +66,17 @@ class LibvirtHypervisor:
         call_timeout: float,
         threads: int,
         refresh: float = 1.0,
+        agent_timeout: float = 5.0,
         observe: Observe | None = None,
     ) -> None:
         self.host = host
-        self._daemon = Daemon(uri, connect_timeout=connect_timeout, call_timeout=call_timeout, most=threads)
+        self.agent_timeout = agent_timeout
+        self._daemon = Daemon(
+            uri, connect_timeout=connect_timeout, call_timeout=call_timeout, most=threads, told=self._told
+        )
+        self._heard: Heard | None = None
+        #: Who waits for something to happen to a domain, by its id.
+        self._waiting: list[tuple[str, threading.Event]] = []
         self._refresh = refresh
         self._observe = observe or (lambda _verb, _seconds, _ok: None)
         self._known: dict[str, _Known] = {}
@@ -120,6 +134,33 @@ class LibvirtHypervisor:
             return False
         return False
 
+    def listen(self, heard: Heard) -> None:
+        """See `guests.Hypervisor.listen`: from the first question on, and while there is a connection."""
+        self._heard = heard
+
+    @contextlib.contextmanager
+    def awaited(self, server_id: str) -> Iterator[threading.Event]:
+        """An event that is set whenever something happens to a domain."""
+        waiting = server_id, threading.Event()
+        self._waiting.append(waiting)
+        try:
+            yield waiting[1]
+        finally:
+            self._waiting.remove(waiting)
+
+    def _told(self, server_id: str, device: str | None) -> None:
+        """What libvirt says has happened, in the thread of its events."""
+        for name, rung in tuple(self._waiting):
+            if name == server_id:
+                rung.set()
+        volume_id = None if device is None else domains.volume_of(device)
+        known = self._known.get(server_id)
+        if device is None and known is not None:  # It is another's status now.
+            self._known[server_id] = dataclasses.replace(known, asked=-math.inf)
+            self._looked = -math.inf
+        if self._heard is not None and (device is None or volume_id is not None):
+            self._heard(server_id, volume_id)
+
     def close(self) -> None:
         """Let go of the connection."""
         self._daemon.close()
@@ -134,13 +175,15 @@ class LibvirtHypervisor:
         finally:
             self._observe(verb, time.monotonic() - began, done)
 
-    def call(self, server_id: str, work: Callable[[Any], T], *, changes: bool) -> T:
+    def call(self, server_id: str, work: Callable[[Any], T], *, changes: bool, longer: float = 0.0) -> T:
         """What `work` makes of a domain. Raises what `Daemon.call` does."""
+
+        def look_up(connection: Any) -> T:
+            return work(connection.lookupByUUIDString(server_id))
+
         for _ in range(ATTEMPTS):
             with contextlib.suppress(Again):
-                return self._daemon.call(
-                    server_id, lambda connection: work(connection.lookupByUUIDString(server_id)), changes=changes
-                )
+                return self._daemon.call(server_id, look_up, changes=changes, longer=longer)
         raise errors.GuestUnreachable(server_id, "it is being changed all the time")
 
     def free(self, server_id: str, work: Callable[[Any], None]) -> None:
@@ -224,22 +267,26 @@ class LibvirtGuest:
         """See `guests.Guest.detach`."""
         with self._hypervisor.observed("detach"):
             try:
-                if self._do(lambda domain: self._ask_back(domain, volume_id)):
-                    self._await(volume_id, wait)
+                with self._hypervisor.awaited(self._server.id) as rung:
+                    if self._do(lambda domain: self._ask_back(domain, volume_id)):
+                        self._await(volume_id, wait, rung)
                 self._do(lambda domain: self._take_out(domain, volume_id))
             except errors.GuestGone:
                 self._hypervisor.free(self._server.id, lambda connection: self._drop_secrets(connection, volume_id))
                 raise
 
-    def _await(self, volume_id: str, wait: float) -> None:
-        """Look until the guest has let the disk go; here, since no thread of the daemon's should wait for a guest."""
+    def _await(self, volume_id: str, wait: float, rung: threading.Event) -> None:
+        """Until the guest has let the disk go: looked for when libvirt tells something, and at times.
+
+        Here, since no thread of the daemon's should wait for a guest.
+        """
         deadline = time.monotonic() + wait
-        pause = 0.01
         while self._do(lambda domain: volume_id in domains.volumes(_view(domain).live), changes=False):
-            if time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise errors.DeviceHeld(self._server.id)
-            time.sleep(pause)
-            pause = min(pause * 1.2, 0.25)
+            rung.wait(min(left, LOOK_AGAIN))
+            rung.clear()
 
     def resize(self, volume_id: str, size_bytes: int) -> None:
         """See `guests.Guest.resize`."""
@@ -283,18 +330,46 @@ class LibvirtGuest:
             raise errors.GuestRefused("the disk uses the other image already")
 
     def is_frozen(self) -> bool | None:
-        """See `guests.Guest.is_frozen`: with libvirt nothing is frozen, as if no server had an agent."""
-        self.disks()
-        return None
+        """See `guests.Guest.is_frozen`."""
+        with self._hypervisor.observed("is_frozen"):
+            try:
+                return bool(self._ask_agent("guest-fsfreeze-status", self._hypervisor.agent_timeout) == "frozen")
+            except (errors.GuestUnreachable, errors.GuestTimeout, errors.GuestRefused):
+                self.disks()  # Raises GuestGone.
+                return None
 
     def freeze(self, seconds: float) -> int:
-        """See `guests.Guest.freeze`: not with libvirt."""
-        del seconds
-        raise errors.GuestUnreachable(self._server.id, "the agent of a server of libvirt's is not talked to")
+        """See `guests.Guest.freeze`."""
+        with self._hypervisor.observed("freeze"):
+            count = self._ask_agent("guest-fsfreeze-freeze", seconds)
+        if not isinstance(count, int):
+            raise errors.GuestRefused("no sense in its answer")
+        return count
 
     def thaw(self) -> None:
         """See `guests.Guest.thaw`."""
-        self.disks()
+        with self._hypervisor.observed("thaw"), contextlib.suppress(NoChannel):
+            self._ask_agent("guest-fsfreeze-thaw", self._hypervisor.agent_timeout)
+
+    def _ask_agent(self, command: str, seconds: float) -> Any:
+        """What the guest's agent answers. Raises NoChannel, GuestGone, GuestRefused, GuestUnreachable, GuestTimeout.
+
+        Not by libvirt's own call for freezing, which waits without an end, and meanwhile nobody could thaw.
+        """
+        text = json.dumps({"execute": command})
+
+        def ask(domain: Any) -> Any:
+            if not domain.isActive():
+                raise errors.GuestGone(self._server.id)
+            with _agent_errors(self._server.id, command):
+                answer = daemon.agents().qemuAgentCommand(domain, text, math.ceil(seconds), 0)
+            try:
+                return json.loads(answer).get("return")
+            except (ValueError, AttributeError, RecursionError):  # Whatever a hostile guest sends.
+                raise errors.GuestRefused("no sense in its answer") from None
+
+        # Before it says a command libvirt asks for a sign of life, for as long as it likes.
+        return self._hypervisor.call(self._server.id, ask, changes=True, longer=seconds + SIGN_OF_LIFE)
 
     def disks(self) -> frozenset[str]:
         """See `guests.Guest.disks`."""
@@ -438,6 +513,23 @@ def _keep_secrets(connection: Any, disk: RbdDisk, server_id: str) -> None:
         values["volume"] = disk.passphrase.encode()
     for kind, value in values.items():
         connection.secretDefineXML(domains.secret(kind, server_id, disk.volume_id)).setValue(value)
+
+
+@contextlib.contextmanager
+def _agent_errors(server_id: str, command: str) -> Iterator[None]:
+    """libvirt's words for an agent that does not answer become ours."""
+    libvirt = library()
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        if code == libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED:
+            raise NoChannel(server_id, "there is no channel to an agent") from None
+        # libvirt 9.0 has one word for an agent that was not told the command, and for one that did not answer to it.
+        silent = "UNRESPONSIVE", "UNSYNCED", "COMMAND_TIMEOUT"
+        if code in {getattr(libvirt, f"VIR_ERR_AGENT_{name}", None) for name in silent}:
+            raise errors.GuestTimeout(server_id, f"its agent has no answer to {command}") from None
+        raise
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from cinderlite.guests import (
     MOVED,
     NONE,
     RUNNING,
+    Heard,
     Mirror,
     RbdDisk,
     Server,
@@ -231,6 +232,9 @@ class QmpHypervisor:
         # Where files are in memory, all are missing after a start of this host, and that tells nothing.
         booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         return server_id in self._seen or since > booted or not volatile
+
+    def listen(self, heard: Heard) -> None:
+        """See `guests.Hypervisor.listen`: no monitor is listened to all the time, since it has one client at a time."""
 
     def close(self) -> None:
         """Let go of the thread and its connections; what is under way ends with GuestTimeout."""

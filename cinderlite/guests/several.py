@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cinderlite import errors
-from cinderlite.guests import Guest, Hypervisor, Server, rank, threads
+from cinderlite.guests import Guest, Heard, Hypervisor, Server, rank, threads
 
 T = TypeVar("T")
 
@@ -64,6 +64,11 @@ class SeveralHypervisors:
         """See `guests.Hypervisor.ended`: no member has it, and each could tell."""
         answers, refusals = self._all(lambda member: member.ended(server_id, since))
         return all(answers) and not refusals
+
+    def listen(self, heard: Heard) -> None:
+        """See `guests.Hypervisor.listen`."""
+        for member in self.members:
+            member.listen(heard)
 
     def close(self) -> None:
         """Close every member."""

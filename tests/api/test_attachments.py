@@ -15,6 +15,7 @@ from cinderlite.guests import Tuning
 from conftest import PROJECT, Client, settle
 from fakes_cluster import FakeCluster
 from fakes_hypervisor import FakeHypervisor
+from lab.process import wait
 
 
 @pytest.fixture
@@ -340,6 +341,33 @@ def test_a_guest_that_lets_go_late_is_looked_at_between_two_passes(
             time.sleep(0.05)
     finally:
         reconciler.stop(10)
+
+
+def test_what_a_hypervisor_tells_is_looked_at_at_once(
+    client: Client, hypervisor: FakeHypervisor, world: World, server: str
+) -> None:
+    volume, guest = client.volume()["id"], hypervisor.guests[server]
+
+    def free() -> bool:
+        return bool(client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available")
+
+    attach(client, server, volume)
+    listener = reconcile.Listener(world)
+    listener.start()
+    try:
+        guest.holds = True
+        assert client.delete(path(server, volume)).status_code == 202
+        guest.holds = False
+        hypervisor.heard("unknown", volume)
+        hypervisor.heard(server, "unknown")
+        hypervisor.heard(server, volume)
+        wait(free, timeout=10, what="the disk that was let go to be noticed")
+        attach(client, server, volume)
+        del hypervisor.guests[server]
+        hypervisor.heard(server, None)
+        wait(free, timeout=10, what="the end of the server to be noticed")
+    finally:
+        listener.stop(10)
 
 
 @pytest.mark.parametrize("conf", [{"guests__detach_give_up_after": 60.0}], indirect=True)

@@ -26,6 +26,7 @@ import pytest
 from cinderlite import errors
 from cinderlite.guests import Guest, RbdDisk, disks, impatience
 from contract.stages import FakeStage, LibvirtStage, RealStage, Stage
+from lab.process import run, wait
 
 real = pytest.mark.real
 #: Seconds in which a live guest lets a disk go.
@@ -242,6 +243,74 @@ def test_a_domain_that_is_not_defined_is_gone_with_its_end(libvirt_stage: Libvir
     assert libvirt_stage.secrets() == before
     with pytest.raises(errors.ServerNotFound):
         libvirt_stage.hypervisor.find(fleeting.uuid)
+
+
+@real
+@pytest.mark.timeout(60)
+def test_what_happens_is_told_by_whichever_daemon_there_is(libvirt_stage: LibvirtStage) -> None:
+    hypervisor, linux, disk = libvirt_stage.connect(), libvirt_stage.linux(), libvirt_stage.disk()
+    heard: list[tuple[str, str | None]] = []
+    hypervisor.listen(lambda server_id, volume_id: heard.append((server_id, volume_id)))
+    guest = hypervisor.find(linux)
+    for _ in range(2):
+        guest.attach(disk, ())
+        libvirt_stage.guests[linux].wait_disk(disk.volume_id)
+        libvirt_stage.pause(linux)
+        with pytest.raises(errors.DeviceHeld):
+            guest.detach(disk.volume_id, 0.3)
+        heard.clear()
+        libvirt_stage.resume(linux)
+        wait(lambda: (linux, disk.volume_id) in heard, timeout=10, what="the removal to be told")
+        guest.detach(disk.volume_id, SOON)
+        libvirt_stage.libvirt.kill()
+        libvirt_stage.libvirt.start()
+        wait(lambda: hypervisor.find(linux).server.status == "ACTIVE", timeout=10, what="a new connection")
+    bare = libvirt_stage.bare(0)
+    assert hypervisor.find(bare).server.status == "ACTIVE"
+    libvirt_stage.kill(bare)
+    wait(lambda: (bare, None) in heard, timeout=10, what="the end to be told")
+    assert hypervisor.find(bare).server.status == "SHUTOFF"
+    hypervisor.close()
+
+    def known() -> dict[str, str]:
+        return {server.id: server.status for server in libvirt_stage.hypervisor.servers()}
+
+    wait(lambda: known().get(linux) == "ACTIVE", timeout=10, what="a new connection of the others'")
+
+
+@real
+@pytest.mark.timeout(120)
+def test_file_systems_are_frozen_by_the_agent_that_libvirt_speaks_to(
+    libvirt_stage: LibvirtStage, tmp_path: pathlib.Path
+) -> None:
+    vm, disk, image = libvirt_stage.add("frozen", ports=1, agent=True), libvirt_stage.disk(), tmp_path / "ext4"
+    guest = libvirt_stage.hypervisor.find(vm.uuid)
+    run(["mkfs.ext4", "-q", "-F", str(image), "16M"], timeout=30)
+    libvirt_stage.ceph.write(disk.image, image.read_bytes(), 0)
+    guest.attach(disk, ())
+    vm.run(f"mount -t ext4 {vm.wait_disk(disk.volume_id)} /mnt")
+    wait(lambda: guest.is_frozen() is False, timeout=30, what="the agent to answer")
+    assert guest.freeze(5) == 1
+    assert guest.is_frozen() is True
+    with pytest.raises(errors.GuestRefused):
+        guest.freeze(5)
+    # Who comes later, in another process, thaws.
+    later = libvirt_stage.connect()
+    for _ in range(2):
+        later.find(vm.uuid).thaw()
+        assert guest.is_frozen() is False
+    later.close()
+    vm.run("kill -STOP $(pidof qemu-ga)")
+    assert guest.is_frozen() is None
+    for ask in (lambda: guest.freeze(1), guest.thaw):
+        with pytest.raises((errors.GuestUnreachable, errors.GuestTimeout)):
+            ask()
+    vm.run("kill -CONT $(pidof qemu-ga)")
+    wait(lambda: guest.is_frozen() is False, timeout=30, what="the agent to answer again")
+    vm.stop()
+    for gone in (guest.is_frozen, lambda: guest.freeze(1), guest.thaw):
+        with pytest.raises(errors.GuestGone):
+            gone()
 
 
 @real

@@ -93,6 +93,13 @@ def test_a_disk_is_found_by_its_serial_number() -> None:
     assert domains.volumes(None) == {}
 
 
+def test_a_volume_is_known_by_the_name_that_libvirt_has_for_its_disk() -> None:
+    made = domains.volumes(held(DISK, Place("virtio", "vdb")))[VOLUME]
+    assert domains.volume_of(domains.alias(made)) == VOLUME
+    for other in ("virtio-disk0", "ua-data", VOLUME):
+        assert domains.volume_of(other) is None
+
+
 def test_a_disk_that_is_off_and_one_that_runs() -> None:
     first, second = held(DISK, Place("virtio", "vda")), domain()
     assert View(None, first).now == {VOLUME}

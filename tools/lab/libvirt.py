@@ -44,6 +44,7 @@ _DOMAIN = """\
     <channel type='unix'>
       <source mode='bind' path='{directory}/agent.sock'/><target type='virtio' name='lab.agent'/>
     </channel>
+    {agent}
     <memballoon model='none'/>
   </devices>
   <qemu:commandline>
@@ -243,7 +244,8 @@ class Domain(guest.Guest):
         boot = ""
         if self.guest_os:
             command = escape("console=ttyS0 quiet panic=1")
-            boot = f"<kernel>{guest.kernel()}</kernel><initrd>{guest.initramfs(self.images)}</initrd>"
+            image = guest.initramfs(self.images, agent=self.agent_socket is not None)
+            boot = f"<kernel>{guest.kernel()}</kernel><initrd>{image}</initrd>"
             boot += f"<cmdline>{command}</cmdline>"
         ports = "".join(
             f"<controller type='pci' index='{number}' model='pcie-root-port'/>" for number in range(1, self.ports + 1)
@@ -252,8 +254,12 @@ class Domain(guest.Guest):
         if self.scsi:
             address = "<address type='pci' domain='0' bus='0' slot='0x11' function='0'/>"
             scsi = f"<controller type='scsi' index='0' model='virtio-scsi'>{address}</controller>"
+        agent = ""
+        if self.agent_socket:  # libvirt chooses its own.
+            agent = f"<channel type='unix'><target type='virtio' name='{guest.AGENT_PORT}'/></channel>"
         return _DOMAIN.format(
             name=escape(self.name), uuid=self.uuid, memory=self.memory, boot=boot, scsi=scsi, metadata=self.metadata,
+            agent=agent,
             ports=f"<controller type='pci' index='0' model='pcie-root'/>{ports}", directory=self.directory,
         )  # fmt: skip
 

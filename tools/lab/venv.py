@@ -20,7 +20,7 @@ from lab.process import LabError, run
 SYSTEM_PYTHON = "/usr/bin/python3"
 BINDINGS = ("rados.cpython-*.so", "rbd.cpython-*.so")
 #: Linked in where it is installed: only hosts with libvirt need it.
-LIBVIRT = ("libvirt.py", "libvirtmod.cpython-*.so")
+LIBVIRT = ("libvirt.py", "libvirtmod.cpython-*.so", "libvirt_qemu.py", "libvirtmod_qemu.cpython-*.so")
 
 
 def bindings(environment: pathlib.Path) -> None:
