@@ -486,7 +486,7 @@ def _serve_metrics(app: flask.Flask, allowed: list[str]) -> None:
 
 
 class Background:
-    """What a process does beside answering requests: jobs, listening to hypervisors, its reconciler, writing records."""
+    """What a process does beside requests: its jobs, listener and reconciler, and what writes records."""
 
     def __init__(self, world: World, interval: float, seconds: float) -> None:
         self._jobs = (world.jobs, world.flattening)
