@@ -162,9 +162,10 @@ class Service:
         user: str | None = "alice",
         version: str = "",
         timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request. `version` such as "3.71" or "2.89"."""
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", **(headers or {})}
         if user is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{PASSWORD}".encode()).decode()
         if version:
