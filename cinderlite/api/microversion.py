@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol, Self
 
 from cinderlite import errors
 
-_FORM = re.compile(r"([1-9]\d*)\.([1-9]\d*|0)")
+# Python refuses to read a number of thousands of digits.
+_FORM = re.compile(r"([1-9][0-9]{0,8})\.([1-9][0-9]{0,8}|0)")
 
 
 class Headers(Protocol):
@@ -35,7 +36,7 @@ class Version(NamedTuple):
         match = _FORM.fullmatch(text)
         if match is None:
             raise errors.BadRequest(
-                f"API Version String '{text}' is of invalid format. Must be of format MajorNum.MinorNum."
+                f"API Version String '{text[:64]}' is of invalid format. Must be of format MajorNum.MinorNum."
             )
         return cls(int(match[1]), int(match[2]))
 

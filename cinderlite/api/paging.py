@@ -111,9 +111,9 @@ def moment(query: Mapping[str, str], key: str) -> datetime.datetime | None:
 def _moment(key: str, text: str) -> datetime.datetime:
     try:
         value = datetime.datetime.fromisoformat(text.strip())
-    except ValueError as error:
+        return value if value.tzinfo is None else value.astimezone(datetime.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as error:  # The latter: elsewhere it is the year 0, or 10000.
         raise errors.InvalidInput(f"Invalid date '{text[:64]}' for {key}.") from error
-    return value if value.tzinfo is None else value.astimezone(datetime.UTC).replace(tzinfo=None)
 
 
 def refuse_others(query: Mapping[str, str], known: Collection[str]) -> None:
@@ -127,11 +127,16 @@ def literal(key: str, text: str) -> dict[str, str]:
     """A dictionary as clients write it into a URL, in Python's or JSON's quoting. Raises BadRequest."""
     try:
         value = ast.literal_eval(text)
+        if isinstance(value, dict):
+            return {_whole(str(name)): _whole(str(word)) for name, word in value.items()}
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        value = None
-    if not isinstance(value, dict):
-        raise errors.InvalidInput(f"Invalid value for {key}: it must be a dictionary.")
-    return {str(name): str(word) for name, word in value.items()}
+        pass  # Answered like one that is something else.
+    raise errors.InvalidInput(f"Invalid value for {key}: it must be a dictionary.")
+
+
+def _whole(text: str) -> str:
+    """The text with its surrogate pairs joined, as which JSON spells what is beyond 16 bits. Raises ValueError."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def moments(column: Any, key: str) -> Build:

@@ -75,7 +75,7 @@ def _read(url: str) -> dict[str, Any]:
     try:
         record = json.loads(base64.b64decode(url, validate=True))
         moment = datetime.datetime.fromisoformat(record["data_timestamp"])
-    except (binascii.Error, ValueError, LookupError, TypeError) as error:
+    except (binascii.Error, ValueError, LookupError, TypeError, RecursionError) as error:
         raise errors.InvalidInput("the record cannot be read") from error
     if not isinstance(record, dict) or not _is_sound(record):
         raise errors.InvalidInput("the record is not one of a backup")

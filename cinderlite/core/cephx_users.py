@@ -209,7 +209,7 @@ def leftovers(world: World, backend: Backend, only: str = "") -> list[str]:
 def _read(what: bytes) -> dict[str, Any]:
     try:
         found = json.loads(what)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

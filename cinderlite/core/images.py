@@ -100,9 +100,10 @@ def _seen(ctx: Context, reference: str) -> Image:
 
 def _root_snapshot(image: Image) -> str | None:
     devices = image.fields.get("block_device_mapping") or "[]"
-    with contextlib.suppress(ValueError):
+    # Whoever has the image can write there what he likes.
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         for device in json.loads(devices) if isinstance(devices, str) else devices:
-            if device.get("source_type") == "snapshot" and device.get("boot_index") == 0:
+            if isinstance(device, dict) and device.get("source_type") == "snapshot" and device.get("boot_index") == 0:
                 return str(device.get("snapshot_id"))
     return None
 

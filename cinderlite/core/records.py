@@ -173,7 +173,7 @@ def opened(keys: MasterKey | None, stored: bytes, *, unsigned: bool = False) -> 
         raise errors.InvalidInput("it is not signed with the key of this service's key file")
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise errors.InvalidInput("it cannot be read")

@@ -74,6 +74,8 @@ def resealed(start: bytes, old: bytes, new: bytes) -> bytes:
     master = _master(start, old)
     data_sector = _HEADER.unpack_from(start)[5]
     used = max(end for slot, end in _areas(start) if slot[0] == _ACTIVE)
+    if used > len(start):  # It says that there is key material where nobody put any.
+        raise NotOpened
     sealed = _sealed(new, master, data_sector).ljust(used, b"\0")
     if len(sealed) > data_sector * _SECTOR:
         raise NotOpened
@@ -92,11 +94,13 @@ def _master(start: bytes, passphrase: bytes) -> bytes:
     if len(start) < _HEADER.size + _SLOTS * _SLOT.size or not start.startswith(_MAGIC + b"\0\1"):
         raise NotOpened
     _, _, cipher, mode, digest, _, size, known, salt, rounds, _ = _HEADER.unpack_from(start)
+    if not 1 <= rounds <= _MOST_ROUNDS:
+        raise NotOpened
     ours = b"aes", b"xts-plain64", _HASH.encode()
     if tuple(word.rstrip(b"\0") for word in (cipher, mode, digest)) != ours or size not in KEY_BYTES.values():
         raise NotOpened
     for (active, slot_rounds, slot_salt, first, stripes), end in _areas(start):
-        if active == _ACTIVE and stripes == _STRIPES and slot_rounds <= _MOST_ROUNDS and end <= len(start):
+        if active == _ACTIVE and stripes == _STRIPES and 1 <= slot_rounds <= _MOST_ROUNDS and end <= len(start):
             key = hashlib.pbkdf2_hmac(_HASH, passphrase, slot_salt, slot_rounds, size)
             found = _gathered(_ciphered(key, start[first * _SECTOR : end], decrypt=True)[: size * stripes], size)
             if hmac.compare_digest(hashlib.pbkdf2_hmac(_HASH, found, salt, rounds, 20), known):

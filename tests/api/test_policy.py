@@ -40,6 +40,8 @@ SCENARIOS = sorted(info.name for info in pkgutil.iter_modules(scenarios.__path__
 PUBLIC = re.compile(r"(volume/(types|group_types|qos|encryption|default_types|services)|compute/servers)\..*")
 #: What a reader may do with a type that is his to see; the scenario's is not.
 HIDDEN = {"volume/types.show", "volume/types.show_extra_specs", "volume/types.show_extra_spec"}
+#: What leads from a fake cluster to others.
+_LINKS = {"others", "spaces", "_in_doubt"}
 _ID = re.compile(rf"[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}|{PROJECT}")
 #: Operation → whether it looks up what its path names.
 LOOKING = {
@@ -103,9 +105,10 @@ def dump(world: World) -> Any:
             table.name: sorted(map(repr, session.execute(sqlalchemy.select(table))))
             for table in models.Base.metadata.sorted_tables
         }
-    clusters = [*(one.cluster for one in world.backends.values()), world.backup_cluster]
+    clusters = [one.cluster for one in world.backends.values()] + [world.backup_cluster]
+    clusters += [space for one in clusters for space in one.spaces.values() if space.stored]  # type: ignore[union-attr]
     stored = [
-        {name: value for name, value in vars(one).items() if isinstance(value, dict | set) and name != "others"}
+        {name: value for name, value in vars(one).items() if isinstance(value, dict | set) and name not in _LINKS}
         for one in clusters
     ]
     held = {one: (guest.held, guest.metadata, guest.sizes) for one, guest in world.guests.guests.items()}  # type: ignore[attr-defined]

@@ -143,7 +143,7 @@ def _slice(ctx: Context, query: Mapping[str, str], names: Sequence[str]) -> slic
         try:
             name = manage.source(json.loads(query["marker"]))
             start += names.index(name) + 1
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise errors.InvalidInput(f"marker not found: {query['marker'][:255]}") from error
     limit = paging.number(query, "limit") if "limit" in query else ctx.settings.max_page
     return slice(start, start + min(limit or 0, ctx.settings.max_page))

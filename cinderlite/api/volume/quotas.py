@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ class QuotaSet(QuotaClassSet):
 
 
 def _limit(key: str, value: Any) -> int:
-    if isinstance(value, str) and value.lstrip("-").isdigit() and len(value) < 11:
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,10}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= 2**31 - 1:
         raise errors.BadRequest(f"Invalid input for field/attribute {key}. Value: {str(value)[:64]}. It must be an "
