@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy import BindParameter, Select, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
@@ -92,14 +94,35 @@ SHOWN = (
 )
 
 
+#: The same for one volume, each with its statement. Made once: to make a statement costs more than to run it.
+_PARTS: Mapping[str, Select[Any]] = {
+    "metadata_rows": select(models.VolumeMetadata).where(models.VolumeMetadata.volume_id == bindparam("volume")),
+    "image_metadata_rows": select(models.ImageMetadata).where(models.ImageMetadata.volume_id == bindparam("volume")),
+    "attachments": select(models.Attachment)
+    .where(models.Attachment.volume_id == bindparam("volume"))
+    .order_by(models.Attachment.created_at),
+}
+
+
 def visible(ctx: Context, *, all_projects: bool = False, gone: bool = False) -> Select[models.Volume]:
     """The volumes that the caller may see, with `gone` deleted ones too; an administrator asks for all projects."""
+    return _of_project(None if ctx.is_admin and all_projects else ctx.project_id, gone=gone)
+
+
+def _of_project(project: str | BindParameter[str] | None, *, gone: bool) -> Select[models.Volume]:
     query = select(models.Volume)
     if not gone:
         query = query.where(models.Volume.deleted.is_(False))
-    if not (ctx.is_admin and all_projects):
-        query = query.where(models.Volume.project_id == ctx.project_id)
+    if project is not None:
+        query = query.where(models.Volume.project_id == project)
     return query
+
+
+@functools.cache
+def _one(*, everybody: bool, shown: bool, gone: bool) -> Select[models.Volume]:
+    query = _of_project(None if everybody else bindparam("project"), gone=gone)
+    query = query.where(models.Volume.id == bindparam("volume"))
+    return query.options(joinedload(models.Volume.volume_type)) if shown else query
 
 
 def get(ctx: Context, volume_id: str) -> models.Volume:
@@ -116,11 +139,21 @@ def bare(ctx: Context, volume_id: str, *, gone: bool = False) -> models.Volume:
 
 def find(ctx: Context, session: Session, volume_id: str, *, shown: bool = True, gone: bool = False) -> models.Volume:
     """The same in a transaction; with `gone` also one that was deleted, of which snapshots may be left."""
-    query = visible(ctx, all_projects=True, gone=gone).where(models.Volume.id == volume_id)
-    found = session.scalars(query.options(*SHOWN) if shown else query).one_or_none()
+    named = {"volume": volume_id, "project": ctx.project_id}
+    found = session.scalars(_one(everybody=ctx.is_admin, shown=shown, gone=gone), named).one_or_none()
     if found is None:
         raise errors.VolumeNotFound(volume_id)
+    if shown:
+        for part, statement in _PARTS.items():
+            set_committed_value(found, part, session.scalars(statement, named).all())
+        set_committed_value(found, "group", _shown_group(session, found.group_id))
     return found
+
+
+def _shown_group(session: Session, group_id: str | None) -> models.Group | None:
+    if group_id is None:
+        return None
+    return session.get(models.Group, group_id, options=[joinedload(models.Group.group_type)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
