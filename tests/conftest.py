@@ -338,8 +338,8 @@ def sockets(lab_directory: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def guests(lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[tuple[Guest, Guest]]:
-    """Two running Linux guests of project demo."""
+def both_guests(lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[tuple[Guest, Guest]]:
+    """Two Linux guests of project demo for all tests."""
     made = (Guest(lab_directory, "vm1", sockets=sockets), Guest(lab_directory, "vm2", sockets=sockets))
     for guest in made:
         guest.start(wait_for_os=False)
@@ -348,6 +348,14 @@ def guests(lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[tuple
     yield made
     for guest in made:
         guest.forget()
+
+
+@pytest.fixture
+def guests(both_guests: tuple[Guest, Guest]) -> tuple[Guest, Guest]:
+    """Two running Linux guests of project demo, without disks."""
+    for guest in both_guests:
+        guest.renew()
+    return both_guests
 
 
 @pytest.fixture

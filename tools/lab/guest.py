@@ -289,6 +289,15 @@ class Guest:
         """End the VM; True if it ran."""
         return end(self._pid_file, str(self.directory))
 
+    def renew(self) -> None:
+        """Start it anew unless it runs and has no disk of a volume's: a test that failed can leave it so."""
+        if self.running():
+            self.resume()
+            if not any(name.startswith("volume-") for name in self.holdings()["devices"]):
+                return
+            self.stop()
+        self.start()
+
     def kill(self) -> None:
         """End the VM as a crash would."""
         end(self._pid_file, str(self.directory), kill=True)

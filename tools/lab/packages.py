@@ -21,7 +21,7 @@ from lab.process import LabError
 PYTHON = ("python3", "python3-venv", "ca-certificates")
 CEPH = ("ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "python3-rados", "python3-rbd")
 QEMU = ("qemu-system-x86", "qemu-block-extra", "qemu-utils", "seabios", "ipxe-qemu")
-LIBVIRT = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "python3-libvirt")
+LIBVIRT = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt")
 DATABASES = ("postgresql", "mariadb-server-core", "mariadb-client-core")
 GUEST = ("linux-image-cloud-amd64", "busybox-static", "cpio")
 AGENT = ("qemu-guest-agent", "e2fsprogs")
