@@ -24,6 +24,8 @@ _READ, _WRITE = "r class-read", "rwx"
 _NAMES = {"dir_get_name": "rbd_directory", "trash_get": "rbd_trash"}
 #: The settings of a pool, which every open asks for; and leaving a parent, which is the end of flattening.
 _SETTINGS, _LEAVE = "metadata_list", "child_detach"
+#: Whether a namespace is there, which QEMU asks for before it opens an image in one.
+_EXISTS = "dir_state_assert"
 #: What is given of all else, as something has to be for a right to make users that excludes more.
 _NOTHING = {"mgr": "allow service nothing r", "mds": "allow r path=/nothing"}
 
@@ -85,6 +87,8 @@ def of_image(name: str, image: Objects, parents: Sequence[Objects], *, read_only
     if flattens and parents:
         found.append(f"allow class rbd {_LEAVE} {parents[0].place} object_prefix rbd_header.{parents[0].image_id}")
     found += _names({parent.place for parent in parents})
+    if image.place.namespace:
+        found.append(f"allow class rbd {_EXISTS} {image.place} object_prefix rbd_directory")
     pools = sorted({one.place.pool for one in (image, *parents)})
     found += [f"allow class rbd {_SETTINGS} {Place(pool, '')} object_prefix rbd_info" for pool in pools]
     return Caps(_LOOKS if read_only else _WRITES, ", ".join(found))
@@ -142,7 +146,7 @@ def _any_grant(pools: Collection[str], readable: Collection[str]) -> str:
     """A regular expression for one right on OSDs of those that are given above."""
     mine, theirs = _one_of(pools), _one_of(readable)
     namespace = 'namespace="[A-Za-z0-9_.-]*"'
-    reads = f"({_READ}|class rbd ({'|'.join([*_NAMES, _SETTINGS, _LEAVE])}))"
+    reads = f"({_READ}|class rbd ({'|'.join([*_NAMES, _SETTINGS, _LEAVE, _EXISTS])}))"
     objects = f"allow ({_WRITE} pool={mine}|{reads} pool={theirs}) {namespace} object_prefix rbd_[A-Za-z0-9_.-]+"
     return f"{objects}|profile rbd pool={mine} {namespace}|profile rbd-read-only pool={theirs} {namespace}"
 

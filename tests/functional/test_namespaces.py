@@ -41,7 +41,8 @@ def test_guests_and_projects_share_what_they_are_given(
     assert ceph.images("volumes/demo") == [f"volume-{volume}"]
     assert ceph.images() == [f"volume-{old}"]
 
-    assert service.attach(one.uuid, volume).status == 200
+    answer = service.attach(one.uuid, volume)
+    assert answer.status == 200, answer.text
     device = one.wait_disk(volume)
     assert one.run(f"head -c 6 {device}").strip() == "golden"
     written = one.write(device, "pattern-of-the-guest")
