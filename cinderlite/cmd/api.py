@@ -101,11 +101,15 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 
 def _forget_worker(_server: Any, worker: Any) -> None:
-    """Let the figures of a worker that ended count no more."""
+    _forget_figures(worker.pid)
+
+
+def _forget_figures(pid: int) -> None:
+    """Let what a process told of how things are count no more."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         from prometheus_client import multiprocess
 
-        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _is_loopback(address: str) -> bool:
@@ -176,7 +180,9 @@ def main() -> int:
     _share_metrics(conf)
     _give_memory_back()
     _allow_connections()
-    _Server(conf, argv).run()
+    server = _Server(conf, argv)
+    _forget_figures(os.getpid())  # This one only has the figures that say nothing, and would be the least of all.
+    server.run()
     return 0
 
 

@@ -50,7 +50,13 @@ def test_figures_are_of_all_processes(service: OverFakes) -> None:
     def all_passed() -> bool:
         return figures(service).get('cinderlite_job_threads{pool="jobs"}') == 2
 
-    wait(all_passed, timeout=30, what="both processes to tell of their threads")
+    wait(all_passed, timeout=60, what="both processes to tell of their threads")
+    began = service.conf.stat().st_mtime
+    wait(
+        lambda: figures(service)["cinderlite_pass_timestamp_seconds"] > began,
+        timeout=20,
+        what="both reconcilers, and no process that has none, to have come to the end of a pass",
+    )
 
 
 def test_each_line_is_json_and_says_whose_request_it_is_of(service: OverFakes) -> None:
