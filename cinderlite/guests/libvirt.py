@@ -550,5 +550,5 @@ def _pending() -> Iterator[None]:
     try:
         yield
     except libvirt.libvirtError as error:
-        if "in the process of unplug" not in error.get_error_message():
+        if not any(words in error.get_error_message() for words in ("in the process of unplug", "guest is busy")):
             raise

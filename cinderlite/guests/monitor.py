@@ -75,8 +75,8 @@ class Refused(errors.GuestRefused):
 
     @property
     def says_pending(self) -> bool:
-        """Whether an unplug is under way already."""
-        return self._says("in the process of unplug")
+        """Whether an unplug is under way already: in words of its own where the guest has a button for that (PCIe)."""
+        return self._says("in the process of unplug", "guest is busy")
 
     @property
     def says_migrating(self) -> bool:

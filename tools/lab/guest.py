@@ -23,7 +23,7 @@ import socket
 import subprocess
 import time
 import uuid as uuids
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lab.process import LabError, end, pid_in, run, wait
@@ -219,6 +219,7 @@ class Guest:
     `ports` empty hot-plug ports (q35 only), `scsi` a virtio-scsi controller, `memory` in MiB. One that is `kept` stays
     a server while it is off, until it is forgotten; the others end with their process. With `root`, such as "/dev/vda",
     the guest runs from that disk, which `root_disk` has made. `title` is what its tenant calls it, if not by its name.
+    `kernel_words` and `arguments` are further ones, for the guest's kernel and for QEMU.
     """
 
     def __init__(
@@ -239,6 +240,8 @@ class Guest:
         kept: bool = False,
         root: str = "",
         title: str = "",
+        kernel_words: str = "",
+        arguments: Sequence[str] = (),
     ) -> None:
         directory = directory.absolute()  # QEMU changes to / when it goes into the background.
         self.directory = directory / name
@@ -251,8 +254,8 @@ class Guest:
         self.accelerator = accelerator
         self.kept = kept
         self.root = root
-        #: Further arguments of QEMU.
-        self.arguments: list[str] = []
+        self.kernel_words = kernel_words
+        self.arguments = list(arguments)
         #: Where QEMU's agent is reached, as cinderlite looks for it; None without one.
         self.agent_socket = self.sockets / f"{name}.agent" if agent else None
         self.images = directory
@@ -484,7 +487,8 @@ class Guest:
         if self.scsi:
             words += ["-device", "virtio-scsi-pci,id=scsi0"]
         if self.guest_os:
-            command = "console=ttyS0 quiet panic=1" + (f" root={self.root}" if self.root else "")
+            root = f"root={self.root}" if self.root else ""
+            command = f"console=ttyS0 quiet panic=1 {root} {self.kernel_words}"
             words += [
                 "-kernel",
                 str(kernel()),
