@@ -24,7 +24,7 @@ from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, World
 from cinderlite.core import attachments, cephx_users, encryption, holders, limits, states, tuning, volumes
-from cinderlite.db import models
+from cinderlite.db import clock, models
 from cinderlite.guests import COPYING, FAILED, MOVED, NONE, Guest, Mirror, RbdDisk, disks
 
 LOG = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def _copy(world: World, volume: models.Volume, source: _Side, target: _Side) -> 
             raise
         except errors.CinderliteError as error:  # Whatever it is, the volume is whole where the row says.
             if volume.host != target.pool:
-                _note(world, volume, **_given_up(error.message))
+                _note(world, volume, **_given_up(_now(world), error.message))
         if volume.host == target.pool:
             return
     if _phase(world, volume) == MOVED:  # Somebody has told QEMU to: what it uses is right.
@@ -191,11 +191,10 @@ def _arrive(world: World, volume: models.Volume, target: _Side) -> None:
     The guest's writes wait for this, so a database that does not answer is asked again at once, for some time.
     """
     there = {"host": target.pool, "namespace": target.cluster.namespace, "migration_status": "completing"}
-    intent = {**_intent(volume), "removing_since": time.time()}
     deadline = time.monotonic() + _INSIST
     while True:
         try:
-            _write(world, volume, **there, intent=intent)
+            _write(world, volume, **there, intent={**_intent(volume), "removing_since": _now(world)})
         except errors.DatabaseUnavailable:
             if time.monotonic() > deadline:
                 raise
@@ -215,7 +214,7 @@ def _change_over(world: World, volume: models.Volume, source: _Side, target: _Si
             if guest.mirrored(disk).phase not in (NONE, FAILED):
                 raise errors.GuestTimeout(guest.server.id, error.message) from error
             # It writes to the source again, and to nothing else.
-            intent = {**_intent(volume), **_given_up(error.message)}
+            intent = {**_intent(volume), **_given_up(_now(world), error.message)}
             home = {"host": source.pool, "namespace": source.cluster.namespace, "migration_status": "migrating"}
             _write(world, volume, **home, intent=intent)
             _take_back(world, volume, target)
@@ -232,9 +231,14 @@ def _take_back(world: World, volume: models.Volume, target: _Side) -> NoReturn:
     raise errors.MoveFailed(_intent(volume)["given_up"])
 
 
-def _given_up(why: str) -> dict[str, Any]:
+def _given_up(now: float, why: str) -> dict[str, Any]:
     """What the intent says of a move that is not to be."""
-    return {"given_up": why, "removing_since": time.time()}
+    return {"given_up": why, "removing_since": now}
+
+
+def _now(world: World) -> float:
+    with world.db.read() as session:
+        return clock.read(session)
 
 
 def _remove(world: World, volume: models.Volume, side: _Side) -> None:
@@ -249,7 +253,7 @@ def _remove(world: World, volume: models.Volume, side: _Side) -> None:
             cephx_users.revoke(world, attachment.cephx_name, side.pool, cluster.namespace)
         _discard(world, volume, cluster)
     except errors.Unavailable as error:
-        now = time.time()
+        now = _now(world)
         if now - _intent(volume).get("removing_since", now) < _PATIENCE:
             raise
         LOG.warning("%s/%s is left behind: %s", cluster.pool, volume.image, error)
@@ -342,7 +346,7 @@ def cancel(world: World, volume_id: str) -> None:
             raise errors.InvalidVolume(f"volume {volume_id} is not being moved while it is in use")
         if volume.host == intent["host"]:
             raise errors.InvalidVolume(f"volume {volume_id} is in the other pool already")
-        volume.intent = {**_given_up(_CANCELLED), **intent}
+        volume.intent = {**_given_up(clock.read(session), _CANCELLED), **intent}
         session.flush()
         if not states.stop(session, models.Volume, volume_id):
             volumes.LIFECYCLE.hasten(session, volume_id)
