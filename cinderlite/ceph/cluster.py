@@ -72,6 +72,8 @@ BY_ERRNO: dict[int, type[errors.CinderliteError]] = {
 #: With these Ceph did answer, so they count as success of the call.
 _ANSWERS = (errors.ImageNotFound, errors.ImageExists, errors.ImageBusy)
 T = TypeVar("T")
+#: Seconds for which a connection is kept at least, though no answer comes over it.
+REPLACED_AFTER = 20.0
 #: The probe is a subject like an image: while one is stuck, no second one is started.
 _PROBE = "(the probe)"
 
@@ -93,6 +95,7 @@ class _Connection:
     addresses: frozenset[str]
     users: int = 0
     retired: bool = False
+    made: float = dataclasses.field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
     def within(self, pool: str, namespace: str) -> Iterator[_Connection]:
@@ -959,11 +962,30 @@ class Cluster:
 
     def _probe(self, here: _Here) -> None:
         # After a time-out the OSDs may be well and the monitors not; then every open for writing would be lost.
-        if here.suspect:
-            self._call("probe", _ask_both, _PROBE, here=here)
-            here.suspect = False
-        else:
-            self._call("probe", _ask_osd, _PROBE, here=here)
+        try:
+            if here.suspect:
+                self._call("probe", _ask_both, _PROBE, here=here)
+                here.suspect = False
+            else:
+                self._call("probe", _ask_osd, _PROBE, here=here)
+        except errors.CephTimeout:
+            self._replace_old(here)
+            raise
+
+    def _replace_old(self, here: _Here) -> None:
+        """Have the next call connect anew.
+
+        librados waits for ever on a connection to an OSD that was refused once, as an OSD does which has just started
+        and does not know the monitors' secrets yet ("could not find secret_id" in its log). A new one is welcome.
+        """
+        with here.lock:
+            old = [one for one in here.connections.items() if one[1].made + REPLACED_AFTER < time.monotonic()]
+            for kind, connection in old:
+                connection.retired = True
+                del here.connections[kind]
+            unused = [connection for _, connection in old if not connection.users]
+        for connection in unused:
+            _shut_down(connection)
 
     def _capacity(self, connection: _Connection) -> Capacity:
         for pool in checkup.ask(connection.rados, "df")["pools"]:

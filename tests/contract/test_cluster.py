@@ -22,8 +22,10 @@ from typing import Any
 import pytest
 
 from cinderlite import errors
+from cinderlite.ceph import cluster as module
 from cinderlite.ceph.cluster import BREAKER_SECONDS, FRESH_SECONDS, Cluster
 from fakes_cluster import FakeCluster
+from lab.process import wait
 
 GIB = 2**30
 real = pytest.mark.real
@@ -455,6 +457,30 @@ def test_blocklisted(ceph: Any, connect: Connect, name: str) -> None:
     while address in cluster._here.connections[False].addresses:
         cluster.create(name, GIB)
         assert time.monotonic() < deadline, "the blocklist never reached the OSD"
+    assert cluster.trash(name)
+
+
+@real
+def test_a_connection_over_which_no_osd_answers_is_replaced(
+    connect: Connect, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REPLACED_AFTER", 0.0)
+    cluster = connect()
+    cluster.create(name, GIB)
+    # As librados is when an OSD that has just started did not know it yet: it waits, and says nothing any more.
+    cluster._here.connections[False].rados.conf_set("ms_blackhole_osd", "true")
+    with pytest.raises(errors.CephTimeout):
+        cluster.info(name)
+
+    def answers() -> bool:
+        try:
+            cluster.check()
+        except errors.Unavailable:
+            return False
+        return True
+
+    wait(answers, timeout=30, what="the cluster to answer over a new connection")
+    assert cluster.info(name).size_bytes == GIB
     assert cluster.trash(name)
 
 
