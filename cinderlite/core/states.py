@@ -243,6 +243,7 @@ class Machine:
         try:
             changes = dict(self._steps[verb](world, row, arguments) or {})
         except errors.Superseded as error:
+            self._pass(verb, "stepped")
             # What is left is for whoever wants it, and at once: a process that ends has held on to its lease until now.
             self._release(world, row_id, owner)
             outcome = Outcome("postponed", error)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -95,14 +96,27 @@ class _Server(_Emptied):
         self._made = 0
         if self._account:
             shutil.chown(self.directory, NOBODY)
-        self._process = self._start()
+        self._lay_out()
         try:
-            wait(self._answers, timeout=60, what=type(self).__name__)
+            self.start()
         except LabError:
             self.stop()
             raise
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
+        """Start the server, for the first time or after `crash`, and wait until it answers. Raises LabError."""
+        self._process = self._serve()
+        wait(self._answers, timeout=60, what=type(self).__name__)
+
+    def crash(self) -> None:
+        """End the server and all of its connections at once, as if it had been killed."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(20)
+
+    def _lay_out(self) -> None:
+        raise NotImplementedError
+
+    def _serve(self) -> subprocess.Popen[bytes]:
         raise NotImplementedError
 
     def url(self, name: str) -> str:
@@ -114,12 +128,13 @@ class _Server(_Emptied):
         if not any(one.is_socket() for one in self.directory.iterdir()):
             return False
         try:
-            self._administer("SELECT 1")
+            self.administer("SELECT 1")
         except sqlalchemy.exc.OperationalError:
             return False
         return True
 
-    def _administer(self, statement: str) -> None:
+    def administer(self, statement: str) -> None:
+        """Have a statement done as the administrator."""
         engine = sqlalchemy.create_engine(self.url(""), isolation_level="AUTOCOMMIT")
         try:
             with engine.connect() as connection:
@@ -132,8 +147,8 @@ class _Server(_Emptied):
         run([*(("setpriv", "--reuid", NOBODY, "--clear-groups") if self._account else ()), *arguments], timeout=120,
             cwd=self.directory)  # fmt: skip
 
-    def _serve(self, arguments: Sequence[str | pathlib.Path]) -> subprocess.Popen[bytes]:
-        with (self.directory / "log").open("wb") as log:
+    def _run(self, arguments: Sequence[str | pathlib.Path]) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(
                 [str(word) for word in arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 cwd=self.directory, **self._account,
@@ -141,7 +156,7 @@ class _Server(_Emptied):
 
     def blank(self) -> str:
         self._made += 1
-        self._administer(f"CREATE DATABASE made_{self._made}")
+        self.administer(f"CREATE DATABASE made_{self._made}")
         return self.url(f"made_{self._made}")
 
     def stop(self) -> None:
@@ -166,16 +181,26 @@ class Postgresql(_Server):
     unbound = "SET session_replication_role = replica"
     bound = "SET session_replication_role = DEFAULT"
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    #: Whether a commit that was answered may be lost when the server is killed; a power cut is not cared for anyway.
+    forgetful = True
+
+    def _lay_out(self) -> None:
+        self._make([self._programs() / "initdb", "-D", self.directory / "data", "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C",
+                    "--no-sync"])  # fmt: skip
+
+    @staticmethod
+    def _programs() -> pathlib.Path:
         found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
         if not found:
             raise LabError("postgresql is not installed: tools/lab/packages.py test")
-        data = self.directory / "data"
-        self._make([found[-1] / "initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C",
-                    "--no-sync"])  # fmt: skip
-        options = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+        return found[-1]
+
+    def _serve(self) -> subprocess.Popen[bytes]:
+        commit = "off" if self.forgetful else "on"
+        options = ("listen_addresses=", "fsync=off", f"synchronous_commit={commit}", "full_page_writes=off",
                    f"unix_socket_directories={self.directory}", "max_connections=200")  # fmt: skip
-        return self._serve([found[-1] / "postgres", "-D", data, *(word for one in options for word in ("-c", one))])
+        return self._run([self._programs() / "postgres", "-D", self.directory / "data",
+                          *(word for one in options for word in ("-c", one))])  # fmt: skip
 
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://tests@/{name or 'postgres'}?host={self.directory}"
@@ -187,14 +212,15 @@ class Mariadb(_Server):
     unbound = "SET foreign_key_checks = 0"
     bound = "SET foreign_key_checks = 1"
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _lay_out(self) -> None:
         if not pathlib.Path("/usr/sbin/mariadbd").exists():
             raise LabError("mariadb-server-core is not installed: tools/lab/packages.py test")
-        data = self.directory / "data"
-        self._make(["/usr/bin/mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
-                    "--auth-root-authentication-method=normal"])  # fmt: skip
-        return self._serve(
-            ["/usr/sbin/mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={self.directory}/socket",
+        self._make(["/usr/bin/mariadb-install-db", "--no-defaults", f"--datadir={self.directory}/data",
+                    "--skip-test-db", "--auth-root-authentication-method=normal"])  # fmt: skip
+
+    def _serve(self) -> subprocess.Popen[bytes]:
+        return self._run(
+            ["/usr/sbin/mariadbd", "--no-defaults", f"--datadir={self.directory}/data", f"--socket={self.directory}/socket",
              f"--pid-file={self.directory}/pid", "--skip-networking", "--skip-log-bin", "--max-connections=200",
              "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M"]
         )  # fmt: skip

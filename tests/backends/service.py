@@ -41,7 +41,11 @@ class Answer:
 
 
 class Service:
-    """The service in its own process; `options` are lines by group beside those that the lab needs."""
+    """The service in its own process; `options` are lines by group beside those that the lab needs.
+
+    With a `hostname` it takes itself to be on a machine of that name: its processes and this machine's others are
+    strangers to each other.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,8 @@ class Service:
         ceph_conf: pathlib.Path,
         sockets: pathlib.Path,
         options: Mapping[str, Mapping[str, object]] | None = None,
+        *,
+        hostname: str = "",
     ) -> None:
         self.directory = directory
         self.port = free_ports(1)
@@ -62,6 +68,9 @@ class Service:
         lines = [f"{name}:{hashed}:{project}:{roles}" for name, (project, roles) in USERS.items()]
         users.write_text("\n".join(lines) + "\n", encoding="ascii")
         users.chmod(0o600)
+        own = "unshare --uts" if os.geteuid() == 0 else "unshare --map-root-user --uts"
+        words = [*own.split(), "sh", "-c", f'hostname {hostname} && exec "$@"', "sh"]
+        self._elsewhere = words if hostname else []
         self._groups: dict[str, dict[str, object]] = {
             "DEFAULT": {
                 "osapi_volume_listen": "127.0.0.1", "osapi_volume_listen_port": self.port,
@@ -110,7 +119,7 @@ class Service:
         env = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}:{tests.parent / 'tools'}", **environment}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", launcher, "--config-file", str(self.conf)],
+                [*self._elsewhere, sys.executable, "-m", launcher, "--config-file", str(self.conf)],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, start_new_session=True,
             )  # fmt: skip
         if wait_for:

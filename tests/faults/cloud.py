@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is broken on purpose: two hosts of the API with several processes each, a Ceph, a PostgreSQL and guests.
+
+Both hosts are on this machine, and neither knows: each has a name of its own in its kernel's eyes, so they take each
+other's processes for ones that cannot be seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+from backends.databases import Postgresql
+from backends.service import Answer, Service
+from lab.ceph import Ceph
+from lab.guest import Guest
+
+HOSTS, WORKERS, GUESTS = 2, 4, 2
+#: Seconds after which the work of a host that is silent is another's.
+LEASE = 8
+SECOND, BACKUPS = "second", "backups"
+#: Volume types by the back end that they are for.
+TYPES = {"ceph": "plain", SECOND: "quick"}
+GROUP_TYPE = "together"
+#: The chance to die at each point that an operation passes, while that is wanted.
+CHANCE = 0.01
+
+
+class _Database(Postgresql):
+    """One that keeps what it has committed when it is killed."""
+
+    forgetful = False
+
+
+class Host(Service):
+    """One host of the API; `armed` is there while its processes are to die by chance."""
+
+    def __init__(self, directory: pathlib.Path, name: str, cloud: Cloud) -> None:
+        self.name = name
+        self.armed = directory / "armed"
+        ceph = cloud.ceph
+        options: dict[str, dict[str, object]] = {
+            "DEFAULT": {
+                "osapi_volume_workers": WORKERS, "operation_lease": LEASE, "enabled_backends": f"ceph,{SECOND}",
+                "backup_ceph_pool": BACKUPS, "backup_ceph_conf": ceph.conf, "backup_ceph_user": ceph.user,
+                **{f"quota_{what}": -1 for what in ("volumes", "snapshots", "gigabytes", "backups", "groups")},
+                "quota_backup_gigabytes": -1,
+            },
+            "ceph": {"backend_host": "everywhere"},
+            "database": {"connection": cloud.url},
+            SECOND: {
+                "rbd_ceph_conf": ceph.conf, "rbd_pool": SECOND, "backend_host": "everywhere",
+                "rados_connect_timeout": 3, "rados_mon_op_timeout": 3, "rados_osd_op_timeout": 3, "rbd_call_timeout": 4,
+            },
+        }  # fmt: skip
+        super().__init__(directory, ceph.conf, cloud.sockets, options, hostname=name)
+
+    def begin(self) -> None:
+        """Start it, so that it can be made to die by chance."""
+        self.start("backends.dying_api", DIE_CHANCE=str(CHANCE), DIE_ARMED=str(self.armed))
+
+    def workers(self) -> list[int]:
+        """The processes that answer."""
+        children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(word) for word in children.read_text(encoding="ascii").split()]
+
+
+@dataclasses.dataclass
+class Cloud:
+    """All of it; `hosts` and `guests` are running when it is handed out."""
+
+    ceph: Ceph
+    database: Postgresql
+    url: str
+    sockets: pathlib.Path
+    hosts: list[Host] = dataclasses.field(default_factory=list)
+    guests: list[Guest] = dataclasses.field(default_factory=list)
+
+    def admin(self, method: str, path: str, body: object = None) -> Answer:
+        """Ask as an administrator, while nothing is broken."""
+        return self.hosts[0].call(method, path, body, user="root", version="3.71")
+
+    def pools(self) -> list[str]:
+        """The pools with images of volumes."""
+        return [self.ceph.pool, SECOND]
+
+
+@contextlib.contextmanager
+def started(directory: pathlib.Path) -> Iterator[Cloud]:
+    """A cloud, whatever becomes of the body."""
+    with contextlib.ExitStack() as stack:
+        ceph = Ceph(directory / "ceph")
+        stack.callback(ceph.destroy)
+        ceph.start()
+        for pool in (SECOND, BACKUPS):
+            ceph.add_pool(pool)
+        database = _Database()
+        stack.callback(database.stop)
+        cloud = Cloud(ceph, database, database.blank(), directory / "sockets")
+        for number in range(GUESTS):
+            guest = Guest(
+                directory, f"vm{number}", sockets=cloud.sockets, ports=0, scsi=True, guest_os=False, memory=64
+            )
+            stack.callback(guest.forget)
+            guest.start()
+            cloud.guests.append(guest)
+        for number in range(HOSTS):
+            host = Host(directory / f"host{number}", f"faults{number}", cloud)
+            stack.callback(host.kill)
+            host.begin()
+            cloud.hosts.append(host)
+        _furnish(cloud)
+        yield cloud
+
+
+def _furnish(cloud: Cloud) -> None:
+    for backend, name in TYPES.items():
+        made = cloud.admin("POST", "/v3/types", {"volume_type": {"name": name}}).body["volume_type"]["id"]
+        body = {"extra_specs": {"volume_backend_name": backend}}
+        cloud.admin("POST", f"/v3/types/{made}/extra_specs", body)
+    specs = {"consistent_group_snapshot_enabled": "<is> True"}
+    cloud.admin("POST", "/v3/group_types", {"group_type": {"name": GROUP_TYPE, "group_specs": specs}})
