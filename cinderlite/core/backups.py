@@ -483,8 +483,9 @@ def _refuse_needed(session: Session, backup_id: str) -> None:
     table = models.Backup
     increments = select(table.id).where(table.parent_id == backup_id, table.status == "creating")
     filling = session.scalars(select(models.Volume.intent).where(models.Volume.busy == 1))
-    sources = [intent.get("source", {}) for intent in filling if intent]
-    if session.execute(increments).first() or any(one.get("id") == backup_id for one in sources):
+    sources = [intent["source"] for intent in filling if intent and "source" in intent]
+    # That of a move in use is a pool's name.
+    if session.execute(increments).first() or any(isinstance(one, dict) and one["id"] == backup_id for one in sources):
         raise errors.InvalidBackup("something is being made from it; delete it when that is done")
 
 

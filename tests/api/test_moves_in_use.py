@@ -107,6 +107,18 @@ def test_a_server_goes_on_with_the_other_image(admin: Client, world: World, gues
     assert nothing_is_left(world)
 
 
+def test_a_backup_can_be_deleted_meanwhile(admin: Client, world: World, volume: str) -> None:
+    other = admin.volume()["id"]
+    backup = admin.post("/v3/backups", {"backup": {"volume_id": other}}).json["backup"]["id"]
+    cluster_of(world, "fast").life = life = Life()
+    life.faults = [(0, "no answer")]
+    assert migrate(admin, volume).status_code == 202
+    assert shown(admin, volume)[2] == "migrating"
+    assert admin.delete(f"/v3/backups/{backup}").status_code == 202
+    settle(world)
+    assert shown(admin, volume) == ("in-use", FAST, "success")
+
+
 def test_a_restarted_server_gets_the_image_that_counts(
     admin: Client, world: World, guest: FakeGuest, volume: str
 ) -> None:
