@@ -110,7 +110,7 @@ class Judge:
         found = self._busy()
         for kind in _KINDS:
             for row in self._listed(kind).values():
-                if row["status"].endswith("ing"):
+                if row["status"].endswith("ing") and not row["status"].startswith("error"):
                     found.append(f"{kind} {row['id']} is {row['status']}")
         volumes = self._listed(VOLUME)
         attached = {
@@ -290,7 +290,7 @@ class Judge:
         for kind in (GROUP_SNAPSHOT, SNAPSHOT, VOLUME, BACKUP, GROUP):
             for key, row in self._listed(kind).items():
                 left.append(f"{kind} {key} is {row['status']}")
-                if row["status"].endswith("ing"):
+                if row["status"].endswith("ing") and not row["status"].startswith("error"):
                     continue
                 project = row.get("os-vol-tenant-attr:tenant_id") or row.get("os-backup-project-attr:project_id")
                 user = owners.get(project or "demo", "alice")
