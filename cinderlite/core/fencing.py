@@ -15,13 +15,13 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import attachments, holders, leftovers, messages, volumes
+from cinderlite.core import attachments, holders, leftovers, messages, own_clients, volumes
 from cinderlite.core.attachments import LIFECYCLE
-from cinderlite.db import clock, models
+from cinderlite.db import models
 
 LOG = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ _ANY = frozenset({"reserved", "attaching", "attached", "detaching", "error_attac
 _AT_REST = frozenset({"reserved", "attached", "error_attaching"})
 #: Seconds that the watch of a fenced client may take to go, and between two looks at it.
 _SEEN_WITHIN, _LOOK_AGAIN = 5.0, 0.1
-#: Seconds between two signs of life of our own connections, and after which one does not count any more.
-_TOLD_EVERY, _FORGOTTEN_AFTER = 60.0, 600.0
 
 
 def force_detach(ctx: Context, attachment: models.Attachment, named: Collection[str] = ()) -> None:
@@ -192,7 +190,7 @@ def _users(world: World, volume: models.Volume) -> set[str]:
     except errors.ImageNotFound:
         return set()
     found = {*info.watchers, *info.owners}
-    return found - holders.ours(world, volume.id) - own(world) if found else found
+    return found - holders.ours(world, volume.id) - own_clients.addresses(world) if found else found
 
 
 def _is_dead(world: World, attachment: models.Attachment) -> bool:
@@ -206,25 +204,3 @@ def _is_dead(world: World, attachment: models.Attachment) -> bool:
     except (errors.Unavailable, errors.GuestRefused, errors.ServerNotFound):
         return False
     return False
-
-
-def own(world: World) -> frozenset[str]:
-    """Addresses of the connections of all the service's processes, as far as they said so."""
-    table = models.OwnClient
-    with world.db.read() as session:
-        alive = session.scalars(select(table.address).where(table.seen_at > clock.now() - _FORGOTTEN_AFTER))
-        return frozenset(alive).union(*(one.cluster.clients() for one in world.backends.values()))
-
-
-def tell_own(world: World) -> None:
-    """Have the other processes know the connections that this one has, and forget those of the dead."""
-    mine = frozenset().union(*(one.cluster.clients() for one in world.backends.values()))
-    table = models.OwnClient
-    with world.db.read() as session:
-        fresh = set(session.scalars(select(table.address).where(table.seen_at > clock.now() - _TOLD_EVERY)))
-    if mine - fresh:
-        with world.db.write() as session:
-            now = clock.read(session)
-            for address in sorted(mine - fresh):
-                session.merge(table(address=address, seen_at=now))
-            session.execute(delete(table).where(table.seen_at < now - _FORGOTTEN_AFTER))

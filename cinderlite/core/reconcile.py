@@ -24,7 +24,6 @@ from cinderlite.core import (
     attachments,
     backups,
     cephx_users,
-    fencing,
     flattens,
     freezes,
     gauges,
@@ -32,6 +31,7 @@ from cinderlite.core import (
     groups,
     image_limits,
     leftovers,
+    own_clients,
     pools,
     services,
     snapshots,
@@ -176,7 +176,7 @@ class Reconciler(threading.Thread):
             try:
                 self._gauges.ask()
                 services.beat(self.world)
-                fencing.tell_own(self.world)
+                own_clients.tell(self.world)
                 self._looked = time.monotonic()
                 once(self.world)
                 forget(self.world)

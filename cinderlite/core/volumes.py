@@ -25,6 +25,7 @@ from cinderlite.core import (
     kept,
     limits,
     messages,
+    own_clients,
     placement,
     pools,
     quotas,
@@ -590,7 +591,12 @@ def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
 
 
 def _to_trash(world: World, volume: models.Volume, keep: int = 0) -> str | None:
-    return world.cluster_of(volume).trash(volume.image, holders.ours(world, volume.id), keep_seconds=keep)
+    cluster, ours = world.cluster_of(volume), holders.ours(world, volume.id)
+    try:
+        return cluster.trash(volume.image, ours, keep_seconds=keep)
+    except errors.ImageBusy:
+        # Maybe by a process of the service that ended, or was cut off, in the middle of something.
+        return cluster.trash(volume.image, ours | own_clients.addresses(world), keep_seconds=keep)
 
 
 def _unused(world: World, volume: models.Volume) -> str | None:
@@ -600,11 +606,11 @@ def _unused(world: World, volume: models.Volume) -> str | None:
     """
     try:
         image_id = world.cluster_of(volume).info(volume.image).id
-        others = holders.strangers(world, volume)
+        others = set(holders.strangers(world, volume)) - own_clients.addresses(world)
     except errors.ImageNotFound:
         return None
     if others:
-        raise errors.ImageBusy(volume.image, ", ".join(others))
+        raise errors.ImageBusy(volume.image, ", ".join(sorted(others)))
     return image_id
 
 

@@ -12,7 +12,7 @@ import sqlalchemy
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import fencing, states
+from cinderlite.core import fencing, own_clients, states
 from cinderlite.db import models
 from conftest import OTHER, PROJECT, Client, settle
 from fakes_cluster import FakeCluster
@@ -222,7 +222,7 @@ def test_our_own_processes_are_never_fenced(
 ) -> None:
     volume, ours = client.volume()["id"], "192.0.2.1:0/2"
     attach(client, lost, volume)
-    fencing.tell_own(world)
+    own_clients.tell(world)
     with world.db.write() as session:
         known = set(session.scalars(sqlalchemy.select(models.OwnClient.address)))
         session.add(models.OwnClient(address=ours, seen_at=time.time()))  # Another process's.

@@ -12,6 +12,7 @@ import pytest
 
 from cinderlite import errors
 from cinderlite.context import World
+from cinderlite.db import clock, models
 from conftest import PROJECT, Client, cluster_of, settle
 from fakes_cluster import FakeCluster
 
@@ -248,6 +249,18 @@ def test_an_image_that_somebody_has_open_is_not_deleted(client: Client, cluster:
     assert "192.0.2.7:0/123" in answer.json["badRequest"]["message"]
     assert client.get(f"/v3/volumes/{volume['id']}").json["volume"]["status"] == "available"
     assert cluster.images("volume-") == {f"volume-{volume['id']}"}
+
+
+def test_what_a_dead_process_of_the_service_left_open_is_deleted(
+    client: Client, world: World, cluster: FakeCluster
+) -> None:
+    volume = client.volume()
+    cluster.watchers[f"volume-{volume['id']}"] = ["192.0.2.7:0/123"]
+    with world.db.write() as session:
+        session.add(models.OwnClient(address="192.0.2.7:0/123", seen_at=clock.read(session)))
+    assert client.delete(f"/v3/volumes/{volume['id']}").status_code == 202
+    assert client.get(f"/v3/volumes/{volume['id']}").status_code == 404
+    assert cluster.images("volume-") == set()
 
 
 def test_an_unforeseen_error_tells_nothing_of_itself(

@@ -17,7 +17,7 @@ import sqlalchemy
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import fencing, reconcile, services, states, volumes
+from cinderlite.core import own_clients, reconcile, services, states, volumes
 from cinderlite.db import clock, models
 from cinderlite.jobs import Jobs
 from conftest import cluster_of
@@ -183,7 +183,7 @@ def test_what_hosts_tell_of_themselves_is_as_old_as_it_is(
 ) -> None:
     with hosts.first(skew):
         services.beat(world)
-        fencing.tell_own(world)
+        own_clients.tell(world)
     assert all(services.is_up(ctx, one) for one in services.listed(ctx))
     with world.db.read() as session:
         ages = [clock.read(session) - one.seen_at for one in session.scalars(sqlalchemy.select(models.OwnClient))]
