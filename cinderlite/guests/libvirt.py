@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.guests import ABSENT, MOVED, NONE, RUNNING, Heard, Mirror, RbdDisk, Server, daemon, disks, domains
+from cinderlite.guests import ABSENT, NONE, RUNNING, Heard, Mirror, RbdDisk, Server, daemon, disks, domains
 from cinderlite.guests.agent import NoChannel
 from cinderlite.guests.daemon import Again, Daemon, library
 from cinderlite.guests.domains import Place, View
@@ -305,19 +305,14 @@ class LibvirtGuest:
         return self._call("limit", lambda domain: self._limit(domain, limits))
 
     def mirrored(self, target: RbdDisk) -> Mirror:
-        """See `guests.Guest.mirrored`."""
-        there = self._do(lambda domain: _view(domain).anywhere, changes=False).get(target.volume_id)
-        if there is None:
-            return Mirror(ABSENT)
-        return Mirror(MOVED if domains.is_image(there, target) else NONE)
+        """See `guests.Guest.mirrored`: it never is. libvirt names no cluster, and two may have an image of one name."""
+        there = self._do(lambda domain: _view(domain).anywhere, changes=False)
+        return Mirror(NONE if target.volume_id in there else ABSENT)
 
     def mirror(self, target: RbdDisk, speed: int, arrived: Callable[[], None]) -> Mirror:
         """See `guests.Guest.mirror`: not with libvirt. Nothing is changed."""
-        del speed, arrived
-        found = self.mirrored(target)
-        if found.phase != MOVED:
-            raise errors.GuestRefused("a disk of a server of libvirt's is not copied while the server has it")
-        return found
+        del target, speed, arrived
+        raise errors.GuestRefused("a disk of a server of libvirt's is not copied while the server has it")
 
     def pivot(self, target: RbdDisk) -> None:
         """See `guests.Guest.pivot`."""
@@ -325,9 +320,7 @@ class LibvirtGuest:
             raise errors.GuestRefused("the disk still uses the image that it had")
 
     def unmirror(self, target: RbdDisk) -> None:
-        """See `guests.Guest.unmirror`."""
-        if self.mirrored(target).phase == MOVED:
-            raise errors.GuestRefused("the disk uses the other image already")
+        """See `guests.Guest.unmirror`: there is nothing to undo."""
 
     def is_frozen(self) -> bool | None:
         """See `guests.Guest.is_frozen`."""

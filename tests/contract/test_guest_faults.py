@@ -326,6 +326,8 @@ def test_libvirt_copies_no_disk_and_changes_nothing(libvirt_stage: LibvirtStage)
             refused()
     guest.unmirror(target)
     assert guest.mirrored(target).phase == "none"
+    # Of one pool's name in two clusters nothing is taken for the other.
+    assert guest.mirrored(dataclasses.replace(disk, cluster=str(uuid.uuid4()))).phase == "none"
     assert libvirt_stage.holdings(libvirt_stage.linux()) == held
     guest.detach(disk.volume_id, SOON)
     guest.pivot(target)
