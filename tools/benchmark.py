@@ -2,7 +2,8 @@
 """What cinderlite costs over the bare calls: medians and ratios, interleaved in one run; see `tools/bench`.
 
 A bare call and the same thing through the API take turns, so that a machine whose speed drifts slows both. The ratios
-are what counts; the milliseconds are those of a small emulated guest and a one-node Ceph on loopback.
+are what counts; the milliseconds are those of a small emulated guest and a one-node Ceph on loopback. How the cost
+grows with what there is, `growth` measures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import http.client
 import json
 import os
 import pathlib
@@ -32,8 +32,10 @@ import rados
 import rbd
 import sqlalchemy
 
+import growth
+import reporting
 from backends.glance import Glance
-from backends.service import PASSWORD, Service
+from backends.service import Service
 from cinderlite.db import models
 from cinderlite.db.session import Database
 from cinderlite.guests import RbdDisk, disks, domains
@@ -41,6 +43,7 @@ from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.libvirt import Domain, Libvirt
 from lab.process import run
+from measuring import Client, available, commit, expect, timed
 
 MIB, GIB = 2**20, 2**30
 #: The pool that backups go to.
@@ -65,34 +68,6 @@ AIMS: dict[str, float | None] = {
 #: Where a disk is plugged in: of the guest that is looked at, and of one of the crowd.
 PORT = disks.Place("virtio-blk-pci", "port1", "0x0", "/dev/vd")
 TARGET = disks.Place("scsi-hd", "scsi0.0", None, "/dev/sd")
-
-
-class Client:
-    """One kept connection to the API."""
-
-    def __init__(self, service: Service) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
-        word = base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
-        self._headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
-
-    def call(self, method: str, path: str, body: Any = None, version: str = "") -> Any:
-        """One request; returns the JSON of the answer."""
-        headers = dict(self._headers)
-        if version:
-            headers["OpenStack-API-Version"] = f"volume {version}"
-        self._connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        answer = self._connection.getresponse()
-        text = answer.read()
-        if answer.status >= 400:
-            raise RuntimeError(f"{method} {path}: {answer.status} {text.decode()}")
-        return json.loads(text) if text else None
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Milliseconds that `work` took, and what it returned."""
-    began = time.perf_counter()
-    result = work()
-    return (time.perf_counter() - began) * 1000, result
 
 
 class Bare:
@@ -281,8 +256,7 @@ class Bench:
         body = {"volume": {"size": size, **fields}}
         spent, answer = timed(functools.partial(self.client.call, "POST", "/v3/volumes", body))
         volume = str(answer["volume"]["id"])
-        status = self.client.call("GET", f"/v3/volumes/{volume}")["volume"]["status"]
-        _expect(status == "available", "the first GET to be final")
+        available(self.client, volume)
         return spent, volume
 
     def remove(self, volume: str) -> None:
@@ -388,7 +362,7 @@ class Bench:
 
         def detach(client: Client, guest: Guest, volume: str) -> None:
             client.call("DELETE", f"{path(guest)}/{volume}")
-            _expect(client.call("GET", f"/v3/volumes/{volume}")["volume"]["status"] == "available", "it to be detached")
+            expect(client.call("GET", f"/v3/volumes/{volume}")["volume"]["status"] == "available", "it to be detached")
 
         with concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
 
@@ -413,7 +387,7 @@ class Bench:
             for _ in range(10):
                 listed = functools.partial(self.client.call, "GET", "/v3/volumes/detail?limit=1000", version="3.71")
                 spent, answer = timed(listed)
-                _expect(len(answer["volumes"]) == 1000, "1000 volumes in the list")
+                expect(len(answer["volumes"]) == 1000, "1000 volumes in the list")
                 self.note(name, spent)
 
     def shows(self) -> None:
@@ -461,17 +435,11 @@ class Bench:
         most = 0.0
         made = self.client.call("POST", f"/v3/{things}", {thing: body})[thing]["id"]
         while (status := self.client.call("GET", f"/v3/{things}/{made}")[thing]["status"]) != "available":
-            _expect(status in ("creating", "downloading"), f"{what} to go on, not to be {status}")
+            expect(status in ("creating", "downloading"), f"{what} to go on, not to be {status}")
             most = max(most, sum(self.sizes()))
             time.sleep(0.05)
-        _expect(most > 0, f"{what} to take longer than a request")
+        expect(most > 0, f"{what} to take longer than a request")
         self.facts[f"memory, {what}, all processes, MiB"] = most
-
-
-def _expect(holds: bool, what: str) -> None:
-    """A figure of something that did not happen must not be printed."""
-    if not holds:
-        raise RuntimeError(f"expected {what}")
 
 
 def _fill(service: Service, total: int) -> None:
@@ -511,39 +479,6 @@ def report(bench: Bench) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The report as a table."""
-    medians, ratios = found["median_ms"], found["ratio"]
-    growth = ratios["list of 10000 rows / of 1000"]
-    lines = ["| | bare ms | cinderlite ms | ratio | aim |", "|---|---|---|---|---|"]
-    for name, aim in AIMS.items():
-        lines.append(
-            f"| {name} | {medians[f'bare {name}']} | {medians[name]} | {ratios[name]} | {f'≤ {aim:g}' if aim else ''} |"
-        )
-    one, many = medians["attach of one"], medians[f"{CROWD} attachments"]
-    lines += [
-        f"| {CROWD} attachments to {CROWD} guests / one of them | {one} | {many} | {ratios['crowd / one']} | ≤ 2 |",
-        f"| list 1,000 in detail of 1,000 rows | | {medians['list 1000 of 1000']} | | ≤ 100 ms |",
-        f"| list 1,000 in detail of 10,000 rows | | {medians['list 1000 of 10000']} | {growth} | no slower |",
-    ]
-    lines += [f"| {name} | | {value} | | |" for name, value in found["facts"].items()]
-    return "\n".join(lines)
-
-
-def page(found: dict[str, Any], rounds: int) -> str:
-    """The report as a page of the documentation."""
-    cores = os.cpu_count()
-    return f"""# What cinderlite costs over the bare calls
-
-Written by `tools/bench --page doc/performance.md`; do not edit. Medians of {rounds} rounds, in which a bare call
-(librbd, QMP, libvirt) and the same thing through the API take turns, on {cores} cores with a one-node Ceph and an
-emulated guest beside it: the ratios are what counts. A create is one request, after which the first GET shows
-`available`; an attach ends when the guest's kernel shows the disk, a detach when the disk is released.
-
-{table(found)}
-"""
-
-
 def _service(directory: pathlib.Path, lab: Lab) -> Service:
     options: dict[str, object] = {
         "quota_volumes": -1, "quota_gigabytes": -1, "quota_snapshots": -1, "reconcile_interval": 5,
@@ -556,49 +491,71 @@ def _service(directory: pathlib.Path, lab: Lab) -> Service:
     return service
 
 
+def bare(directory: pathlib.Path, rounds: int) -> dict[str, Any]:
+    """Everything that is measured beside bare calls; see `report`."""
+    ceph, guest = Ceph(directory / "ceph"), Guest(directory, "vm1", sockets=directory / "sockets", ports=2)
+    directory.chmod(0o711)  # libvirt's guests run as another user.
+    daemon = Libvirt(directory / "libvirt")
+    try:
+        ceph.start()
+        daemon.start()
+        ceph.add_pool(BACKUPS)
+        guest.start()
+        with Glance.running(directory / "glance") as glance:
+            lab = Lab(ceph, guest, daemon, glance)
+            service = _service(directory, lab)
+            try:
+                bench = Bench(service, lab, rounds)
+                for part in (
+                    bench.volumes, bench.clones, bench.snapshots, bench.attachments, bench.crowd, bench.lists,
+                    bench.shows, bench.memory, bench.data,
+                ):  # fmt: skip
+                    print(f"measuring {part.__name__} …", file=sys.stderr, flush=True)
+                    part()
+            finally:
+                service.kill()
+    finally:
+        guest.forget()
+        daemon.destroy()
+        ceph.destroy()
+    return report(bench)
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="how often each thing is done (30)")
-    parser.add_argument("--json", type=pathlib.Path, help="write the figures there too")
-    parser.add_argument("--page", type=pathlib.Path, help="write them there as a page of the documentation")
+    parser.add_argument("--requests", type=int, default=growth.FULL.requests, help="over which memory must stay")
+    parser.add_argument("--only", help=f"some parts, with commas: {', '.join(('bare', *growth.PARTS))}")
+    parser.add_argument("--small", action="store_true", help="only try whether everything can be measured; minutes")
+    parser.add_argument("--json", type=pathlib.Path, help="write the figures there too; parts left out stay in it")
+    parser.add_argument("--page", type=pathlib.Path, help="write all of them there as a page, with charts beside it")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as name:
-        directory = pathlib.Path(name)
-        ceph, guest = Ceph(directory / "ceph"), Guest(directory, "vm1", sockets=directory / "sockets", ports=2)
-        directory.chmod(0o711)  # libvirt's guests run as another user.
-        daemon = Libvirt(directory / "libvirt")
-        try:
-            ceph.start()
-            daemon.start()
-            ceph.add_pool(BACKUPS)
-            guest.start()
-            with Glance.running(directory / "glance") as glance:
-                lab = Lab(ceph, guest, daemon, glance)
-                service = _service(directory, lab)
-                try:
-                    bench = Bench(service, lab, arguments.rounds)
-                    for part in (
-                        bench.volumes, bench.clones, bench.snapshots, bench.attachments, bench.crowd, bench.lists,
-                        bench.shows, bench.memory, bench.data,
-                    ):  # fmt: skip
-                        print(f"measuring {part.__name__} …", file=sys.stderr, flush=True)
-                        part()
-                finally:
-                    service.kill()
-        finally:
-            guest.forget()
-            daemon.destroy()
-            ceph.destroy()
-    found = report(bench)
-    print(table(found))
-    text = json.dumps(found, indent=2)
+    parts = arguments.only.split(",") if arguments.only else ["bare", *growth.PARTS]
+    if unknown := {*parts} - {"bare", *growth.PARTS}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if arguments.small and (arguments.json or arguments.page):
+        parser.error("what --small measures is not kept")
+    if arguments.only and arguments.page and not arguments.json:
+        parser.error("a page of some parts would lack the others: name the --json that has them")
+    sizes = dataclasses.replace(growth.FULL, rounds=arguments.rounds, requests=arguments.requests)
+    figures = reporting.Figures.load(arguments.json)
+    for name in parts:
+        print(f"part {name} …", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="cl-", dir="/var/tmp") as place:
+            if name == "bare":
+                figures.bare = bare(pathlib.Path(place), growth.SMALL.rounds if arguments.small else arguments.rounds)
+                figures.rounds = arguments.rounds
+            else:
+                figures.grown[name] = growth.measure(
+                    pathlib.Path(place), name, growth.SMALL if arguments.small else sizes
+                )
+        figures.commits[name] = commit()
+        if arguments.json:
+            figures.save(arguments.json)
+    print(reporting.text(figures, AIMS, CROWD))
     if arguments.page:
-        arguments.page.write_text(page(found, arguments.rounds), encoding="utf-8")
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
+        reporting.write(arguments.page, figures, AIMS, CROWD)
     return 0
 
 

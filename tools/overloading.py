@@ -82,12 +82,16 @@ def share(times: list[float], percent: int) -> float:
 
 
 class Crowd:
-    """Clients of one service, on as many connections as they need; they keep those that the service keeps."""
+    """Clients of one service, on as many connections as they need; they keep those that the service keeps.
 
-    def __init__(self, service: Service) -> None:
+    With a `token` they log in by that.
+    """
+
+    def __init__(self, service: Service, token: str = "") -> None:
         self._port = service.port
         word = base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
-        self._head = f"Host: 127.0.0.1\r\nAuthorization: Basic {word}\r\nContent-Type: application/json\r\n"
+        login = f"X-Auth-Token: {token}" if token else f"Authorization: Basic {word}"
+        self._head = f"Host: 127.0.0.1\r\n{login}\r\nContent-Type: application/json\r\n"
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._count = 0
         #: name of a volume → status of what its creation was answered with
@@ -121,6 +125,11 @@ class Crowd:
                 self._idle.append((reader, writer))
             else:
                 writer.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        while self._idle:
+            self._idle.pop()[1].close()
 
     async def prepare(self) -> None:
         """Make the volumes that are looked at, and have every kind of request asked once."""
