@@ -381,7 +381,7 @@ def test_a_volume_that_somebody_has_open_keeps_its_group(
 ) -> None:
     group = make(client)
     volume, other = member(client, group), member(client, group)
-    cluster.watchers[f"volume-{volume}"] = ["192.0.2.1:0/1"]
+    cluster.watchers[f"volume-{volume}"] = ["192.0.2.7:0/123"]
     assert delete(client, group, delete_volumes=True).status_code == 202
     settle(world)
     assert shown(client, group)["status"] == "error_deleting"

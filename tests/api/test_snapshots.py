@@ -295,7 +295,7 @@ def test_a_volume_with_snapshots_goes_only_with_them(
     admin.post(f"/v3/snapshots/{second}/action", {"os-reset_status": {"status": "creating"}})
     assert client.delete(f"{one}?cascade=true").status_code == 400
     admin.post(f"/v3/snapshots/{second}/action", {"os-reset_status": {"status": "available"}})
-    cluster.watchers[f"volume-{volume}"] = ["192.0.2.1:0/1"]
+    cluster.watchers[f"volume-{volume}"] = ["192.0.2.7:0/123"]
     assert client.delete(f"{one}?cascade=true").status_code == 400
     assert client.get(f"/v3/snapshots/{first}").json["snapshot"]["status"] == "available"
     cluster.watchers.clear()
