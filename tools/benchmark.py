@@ -470,7 +470,8 @@ def report(bench: Bench) -> dict[str, Any]:
     """Medians, ratios and facts."""
     medians = {name: round(statistics.median(values), 2) for name, values in bench.samples.items()}
     ratios = {name: round(medians[name] / medians[f"bare {name}"], 2) for name in AIMS}
-    ratios["crowd / one"] = round(medians[f"{CROWD} attachments"] / medians["attach of one"], 2)
+    for kind in ("", "bare "):
+        ratios[f"{kind}crowd / one"] = round(medians[f"{kind}{CROWD} attachments"] / medians[f"{kind}attach of one"], 2)
     ratios["list of 10000 rows / of 1000"] = round(medians["list 1000 of 10000"] / medians["list 1000 of 1000"], 2)
     return {
         "median_ms": medians,
