@@ -20,6 +20,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 _LOOKS = ", ".join(f"allow service {one} r" for one in ("mon", "osd", "pg"))
 _WRITES = "profile rbd"
 _READ, _WRITE = "r class-read", "rwx"
+#: QEMU opens for writing what it only reads, too, and so watches the header, which is to write to it.
+_WATCH = "rw class-read"
 #: What tells the name of an image by its id, which opening a parent asks for; listing is another method.
 _NAMES = {"dir_get_name": "rbd_directory", "trash_get": "rbd_trash"}
 #: The settings of a pool, which every open asks for; and leaving a parent, which is the end of flattening.
@@ -81,9 +83,9 @@ def of_image(name: str, image: Objects, parents: Sequence[Objects], *, read_only
     clone of that.
     """
     found = [f"allow {_READ} {image.place} object_prefix rbd_id.{name}"]
-    found += _objects(image, _READ if read_only else _WRITE)
+    found += _objects(image, _READ, _WATCH) if read_only else _objects(image, _WRITE, _WRITE)
     for parent in parents:
-        found += _objects(parent, _READ)
+        found += _objects(parent, _READ, _READ)
     if flattens and parents:
         found.append(f"allow class rbd {_LEAVE} {parents[0].place} object_prefix rbd_header.{parents[0].image_id}")
     found += _names({parent.place for parent in parents})
@@ -94,9 +96,9 @@ def of_image(name: str, image: Objects, parents: Sequence[Objects], *, read_only
     return Caps(_LOOKS if read_only else _WRITES, ", ".join(found))
 
 
-def _objects(image: Objects, how: str) -> Iterator[str]:
+def _objects(image: Objects, how: str, header: str) -> Iterator[str]:
     yield f"allow {how} {Place(image.data_pool, image.place.namespace)} object_prefix {image.data}."
-    yield f"allow {how} {image.place} object_prefix rbd_header.{image.image_id}"
+    yield f"allow {header} {image.place} object_prefix rbd_header.{image.image_id}"
     yield f"allow {how} {image.place} object_prefix rbd_object_map.{image.image_id}"
 
 
@@ -147,7 +149,9 @@ def _any_grant(pools: Collection[str], readable: Collection[str]) -> str:
     mine, theirs = _one_of(pools), _one_of(readable)
     namespace = 'namespace="[A-Za-z0-9_.-]*"'
     reads = f"({_READ}|class rbd ({'|'.join([*_NAMES, _SETTINGS, _LEAVE, _EXISTS])}))"
-    objects = f"allow ({_WRITE} pool={mine}|{reads} pool={theirs}) {namespace} object_prefix rbd_[A-Za-z0-9_.-]+"
+    objects = (
+        f"allow (({_WRITE}|{_WATCH}) pool={mine}|{reads} pool={theirs}) {namespace} object_prefix rbd_[A-Za-z0-9_.-]+"
+    )
     return f"{objects}|profile rbd pool={mine} {namespace}|profile rbd-read-only pool={theirs} {namespace}"
 
 

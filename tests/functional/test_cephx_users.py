@@ -65,3 +65,28 @@ def test_the_key_of_an_attachment(service: Service, ceph: Ceph, guests: tuple[Gu
     assert fenced(ceph) <= before
     for volume in (mine, theirs, parent):
         assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
+
+
+def test_the_key_of_an_attachment_that_only_reads(service: Service, ceph: Ceph, guests: tuple[Guest, Guest]) -> None:
+    import rbd
+
+    guest, volume = guests[0], service.create()
+    ceph.write(f"volume-{volume}", b"only-to-be-read")
+    flag = {"os-update_readonly_flag": {"readonly": True}}
+    assert service.call("POST", f"/v3/volumes/{volume}/action", flag).status == 202
+    answer = service.attach(guest.uuid, volume)
+    assert answer.status == 200, answer.text
+    device = guest.wait_disk(volume)
+    assert "only-to-be-read" in guest.run(f"dd if={device} bs=15 count=1 2>/dev/null; echo")
+    assert guest.run(f"cat /sys/block/{device.removeprefix('/dev/')}/ro").strip() == "1"
+
+    user = ceph.opened_by(f"volume-{volume}")
+    key = ceph.command("auth", "print-key", user).strip()
+    with ceph.connected(user.removeprefix("client."), key) as (_client, ioctx):
+        with rbd.Image(ioctx, f"volume-{volume}", read_only=True) as image:
+            image_id = image.id()
+        assert refused(lambda: ioctx.write(f"rbd_data.{image_id}.{0:016x}", b"mine"))
+
+    assert service.detach(guest.uuid, volume).status == 202
+    service.rest(volume, "available")
+    assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
