@@ -29,6 +29,8 @@ from cinderlite import errors
 from cinderlite.guests import RbdDisk
 
 PREFIX = "volume-"
+#: What QEMU says when an unplug is under way already: the second where the guest has a button for that (PCIe).
+UNPLUGS = "in the process of unplug", "guest is busy"
 #: How Cinder calls a limit → how a throttle group does.
 LIMITS = {
     f"{what}_{ours}_sec{end}": f"{theirs}-{what}{end.replace('_', '-')}"

@@ -416,7 +416,7 @@ class LibvirtGuest:
         _keep_secrets(connection, disk, self._server.id)
         try:
             for place in found:
-                with _no_slot():
+                with _unless_said("No more available PCI"):  # Another bus may have room.
                     domain.attachDeviceFlags(domains.make(disk, self._server.id, place), flags)
                     return place
             raise disks.no_free_place(disk.tuning.bus)
@@ -434,7 +434,7 @@ class LibvirtGuest:
         if volume_id not in there:
             return False
         self._refuse_busy(domain)
-        with daemon.unless("VIR_ERR_DEVICE_MISSING"), _pending():
+        with daemon.unless("VIR_ERR_DEVICE_MISSING"), _unless_said(*disks.UNPLUGS):
             # Unlike detachDeviceFlags it does not wait, with the domain locked, for as long as libvirt likes.
             domain.detachDeviceAlias(domains.alias(there[volume_id]), library().VIR_DOMAIN_AFFECT_LIVE)
         return True
@@ -526,22 +526,11 @@ def _agent_errors(server_id: str, command: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_slot() -> Iterator[None]:
-    """Pass over libvirt's word that it has no PCI slot left: another bus may have room."""
+def _unless_said(*words: str) -> Iterator[None]:
+    """Pass over an error that libvirt has no code for, only words, its own or QEMU's."""
     libvirt = library()
     try:
         yield
     except libvirt.libvirtError as error:
-        if "No more available PCI" not in error.get_error_message():
-            raise
-
-
-@contextlib.contextmanager
-def _pending() -> Iterator[None]:
-    """Pass over QEMU's word that an unplug is under way already."""
-    libvirt = library()
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        if not any(words in error.get_error_message() for words in ("in the process of unplug", "guest is busy")):
+        if not any(word in error.get_error_message() for word in words):
             raise

@@ -21,7 +21,7 @@ from typing import Any
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from cinderlite import errors, failpoints
-from cinderlite.guests import inventory, remote
+from cinderlite.guests import disks, inventory, remote
 from cinderlite.guests.remote import Remote
 
 #: Seconds that a good-bye may take, and finding out why a connection broke.
@@ -75,8 +75,8 @@ class Refused(errors.GuestRefused):
 
     @property
     def says_pending(self) -> bool:
-        """Whether an unplug is under way already: in words of its own where the guest has a button for that (PCIe)."""
-        return self._says("in the process of unplug", "guest is busy")
+        """Whether an unplug is under way already."""
+        return self._says(*disks.UNPLUGS)
 
     @property
     def says_migrating(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from cinderlite import errors
 from cinderlite.guests import RbdDisk, disks
+from cinderlite.guests.monitor import Refused
 
 VOLUME = "8f2c1d34-aaaa-4bbb-8ccc-0123456789ab"
 DISK = RbdDisk(VOLUME, "volumes", f"volume-{VOLUME}", [("10.0.0.1", 6789), ("::1", 6789)], "cinderlite", "a2V5")
@@ -117,3 +118,15 @@ def test_device_names() -> None:
     assert taken[24:27] == ["/dev/vdz", "/dev/vdaa", "/dev/vdab"]
     assert disks.name("/dev/sd", ["/dev/sda", "/dev/sdc"], 0) == "/dev/sdb"
     assert all(a != b for a, b in itertools.pairwise(taken))
+
+
+@pytest.mark.parametrize(
+    ("text", "under_way"),
+    [
+        ("Device volume-1 is already in the process of unplug", True),
+        ("Hot-unplug failed: guest is busy (power indicator blinking)", True),
+        ("Bus 'pcie.0' does not support hotplugging", False),
+    ],
+)
+def test_an_unplug_that_is_under_way_is_no_refusal(text: str, *, under_way: bool) -> None:
+    assert Refused("GenericError", text).says_pending is under_way
