@@ -21,15 +21,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import flask
-from keystonemiddleware import auth_token
 from oslo_config import cfg
 from oslo_context import context as oslo_context
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
+from werkzeug.sansio.utils import get_current_url
 
-from cinderlite import config, errors, metrics
-from cinderlite.api import admission, auth, compute, faults, filters, openapi, rest, versions, volume
+from cinderlite import config, errors, metrics, private
+from cinderlite.api import admission, auth, compute, faults, filters, keystone, openapi, rest, versions, volume
 from cinderlite.api.policy import Policy
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import Backend, Context, ImageCache, Settings, World
@@ -72,6 +72,7 @@ def settings(conf: cfg.ConfigOpts) -> Settings:
         max_attachments=conf.guests.max_disk_devices_to_attach,
         fence_for=conf.guests.fence_seconds,
         give_up_detach_after=conf.guests.detach_give_up_after,
+        stuck_after=conf.stuck_call_timeout,
         retention=conf.deleted_volume_retention,
         copy_speed=conf.volume_copy_bps_limit,
         freeze_for=conf.guests.freeze_timeout if conf.guests.freeze_file_systems else 0.0,
@@ -256,6 +257,7 @@ def _connected(section: Any, pool: str, conffile: str, user: str, *, namespaces:
 def _own_directory(conf: cfg.ConfigOpts, name: str) -> pathlib.Path:
     directory = pathlib.Path(conf.state_path) / name
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.hand_over(directory)
     return directory
 
 
@@ -264,6 +266,12 @@ def _strategy(conf: cfg.ConfigOpts) -> auth.Strategy:
     if conf.auth_strategy == "http_basic":
         return auth.PasswordFile(pathlib.Path(conf.http_basic_auth_user_file))
     return auth.keystone if conf.auth_strategy == "keystone" else auth.noauth
+
+
+@functools.lru_cache(1024)
+def _reached_by(scheme: str, host: str) -> str:
+    """By which URL a client reaches this service: it has a few, and writing one takes a while."""
+    return get_current_url(scheme, host).rstrip("/")
 
 
 class Edge:
@@ -291,7 +299,7 @@ class Edge:
 
     def base_url(self, request: flask.Request) -> str:
         """Base of the links in answers, without a slash at its end."""
-        return self._public or request.host_url.rstrip("/") + request.script_root
+        return self._public or _reached_by(request.scheme, request.host) + request.script_root
 
     @staticmethod
     def encode(query: Mapping[str, str]) -> str:
@@ -320,24 +328,26 @@ def create_app(conf: cfg.ConfigOpts, world: World | None = None) -> flask.Flask:
     if conf.enable_proxy_headers_parsing:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)  # type: ignore[method-assign]
     if conf.auth_strategy == "keystone":
-        app.wsgi_app = _Keystone(app.wsgi_app, conf)  # type: ignore[method-assign]
+        app.wsgi_app = keystone.Keystone(app.wsgi_app, conf)  # type: ignore[method-assign]
     # Outermost: what asks Keystone holds a place already.
     quick, slow = (
         admission.Gate(name, threads, max_waiting(conf), conf.api_max_wait)
         for name, threads in (("quick", conf.api_threads), ("slow", slow_threads(conf)))
     )
-    app.wsgi_app = admission.Admission(app.wsgi_app, inside, versions.OPEN, quick, slow)  # type: ignore[method-assign]
+    door = admission.Admission(app.wsgi_app, inside, versions.OPEN, quick, slow)
+    app.wsgi_app = door  # type: ignore[method-assign]
+    app.extensions["admission"] = door
     return app
 
 
 def slow_threads(conf: cfg.ConfigOpts) -> int:
     """Slow requests at work at a time in a process."""
-    return int(conf.api_slow_threads or conf.api_threads)
+    return int(conf.api_slow_threads or 2 * conf.api_threads)
 
 
 def max_waiting(conf: cfg.ConfigOpts) -> int:
     """Requests of a class that may wait in a process."""
-    return int(2 * conf.api_threads if conf.api_max_waiting is None else conf.api_max_waiting)
+    return int(4 * conf.api_threads if conf.api_max_waiting is None else conf.api_max_waiting)
 
 
 def blueprints(package: Any) -> list[rest.Blueprint]:
@@ -382,18 +392,6 @@ class _Suffix:
         except HTTPException:
             return False
         return not rule.rule.endswith("<key>")
-
-
-class _Keystone:
-    """keystonemiddleware in front of all but the open paths."""
-
-    def __init__(self, app: Any, conf: cfg.ConfigOpts) -> None:
-        self._open = app
-        self._guarded = auth_token.AuthProtocol(app, {"oslo_config_config": conf, "log_name": "cinderlite.keystone"})
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        chosen = self._open if environ.get("PATH_INFO", "/") in versions.OPEN else self._guarded
-        return chosen(environ, start_response)
 
 
 def _hook(app: flask.Flask) -> None:

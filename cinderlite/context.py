@@ -44,6 +44,8 @@ class Settings:
     fence_for: int = 30 * 86400
     #: Seconds after which a detach is given up that the guest refuses; 0 for never.
     give_up_detach_after: float = 0.0
+    #: Seconds after which a process ends for a call to Ceph that was given up and goes on; 0 for never.
+    stuck_after: float = 0.0
     #: Seconds for which a deleted volume can be brought back.
     retention: float = 0.0
     #: Bytes a second that a guest copies of a volume that moves; 0 for no limit.

@@ -50,6 +50,7 @@ The tree (class, status)::
     ├── DefaultTypeMissing          500   no volume type has the configured default's name
     └── Unavailable                 503   nothing is known to have changed; try again later
         ├── CephUnavailable               refused before anything was begun
+        │   └── StillBusy                     librbd finds an image busy, which may pass
         ├── CephTimeout                   begun, and its end is unknown: look before repeating
         ├── GuestUnreachable              no monitor answered; nothing was sent
         ├── GuestTimeout                  begun, and its end is unknown: look before repeating
@@ -62,7 +63,7 @@ The tree (class, status)::
         ├── BackupServiceMissing          no backup pool is configured
         ├── KeyStoreUnavailable           the keys of encrypted volumes cannot be had
         ├── MembersBusy                   volumes of a group are still on their way
-        ├── AtWork, LeavingOff            an image is made whole only while nothing else is under way on its volume
+        ├── AtWork, LeavingOff            an image is worked on only when its volume's other work is done
         ├── Superseded                    this process is not to go on: it lost the work's lease, or ends
         ├── DatabaseUnavailable
         └── Overloaded                    too many requests at a time; nothing was looked at
@@ -121,6 +122,10 @@ class InvalidHost(BadRequest):
 
 class InvalidVolume(BadRequest):
     template = "Invalid volume: {0}"
+
+
+class OpenElsewhere(InvalidVolume):
+    template = "Invalid volume: volume {0} is still open elsewhere: {1}"
 
 
 class InvalidSnapshot(BadRequest):
@@ -431,6 +436,10 @@ class ServiceDisabled(Unavailable):
 
 class CephUnavailable(Unavailable):
     template = "The storage cluster does not answer: {0}"
+
+
+class StillBusy(CephUnavailable):
+    template = "{0}"
 
 
 class CephTimeout(Unavailable):

@@ -9,14 +9,16 @@ whoever has it now.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from cinderlite import errors
+from cinderlite import affinity, errors
 
 LOG = logging.getLogger(__name__)
 
@@ -128,6 +130,23 @@ class Jobs:
             with self._changed:
                 self._held.discard(job)
 
+    def hold_until(
+        self, ended: concurrent.futures.Future[Any], beat: Callable[[], bool], lease: float, then: Callable[[], None]
+    ) -> None:
+        """Renew the lease of work whose last call nobody waits for any more, until that has ended; then do `then`."""
+        job = _Job(beat, lease)
+        with self._changed:
+            if self._limit:
+                self._held.add(job)
+                self._keep(job)
+
+        def left(_ended: concurrent.futures.Future[Any]) -> None:
+            with self._changed:
+                self._held.discard(job)
+            then()
+
+        ended.add_done_callback(left)
+
     def _keep(self, job: _Job) -> None:
         if self._heart is None:
             every = min(_BEAT_EVERY, job.lease / 4)
@@ -150,7 +169,7 @@ class Jobs:
 
     def _run(self, job: _Job, work: Callable[[], None]) -> None:
         try:
-            with _at(job):
+            with affinity.anywhere(), _at(job):
                 work()
         except Exception:  # The thread's last stop: the row keeps its intent and is tried again.
             LOG.exception("a job failed")

@@ -7,6 +7,7 @@ With several API processes prometheus_client sums over a directory that `cmd.api
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import prometheus_client
 from prometheus_client import multiprocess
@@ -141,5 +142,23 @@ def exposition() -> tuple[bytes, str]:
     registry = prometheus_client.REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = prometheus_client.CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        _OfAllProcesses(registry)  # type: ignore[no-untyped-call]
     return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
+
+
+class _OfAllProcesses(multiprocess.MultiProcessCollector):
+    """prometheus_client's fails if a process is just making a file, which is empty for a moment."""
+
+    def collect(self) -> Iterable[prometheus_client.Metric]:
+        """What all the files say that say anything."""
+        with os.scandir(self._path) as entries:
+            files = [entry.path for entry in entries if entry.name.endswith(".db") and _has_begun(entry)]
+        merged: Iterable[prometheus_client.Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _has_begun(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.stat().st_size > 0
+    except FileNotFoundError:  # Its process has ended.
+        return False

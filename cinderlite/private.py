@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files with secrets in them: their owner may write them, their group read them, and others nothing."""
+"""Who may use which file: one with secrets its owner may write, its group read, and others not at all.
+
+What a newcomer gets wrong: operators run `cinderlite-manage` as root, and the service, which is somebody else, must be
+able to go on with what that made.
+"""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import stat
 
@@ -27,3 +32,11 @@ def refuse_open(path: pathlib.Path, holds: str) -> None:
         raise errors.CinderliteError(
             f"{path} holds {holds} and may not be writable by its group or open to others: chmod 640 {path}"
         )
+
+
+def hand_over(path: pathlib.Path) -> None:
+    """Give what root made to whom its directory belongs, as SQLite does with its journals."""
+    if os.geteuid() == 0:
+        whose = path.parent.stat()
+        # Not what a link leads to: who owns the directory could have root give it any file.
+        os.chown(path, whose.st_uid, whose.st_gid, follow_symlinks=False)

@@ -19,9 +19,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from cinderlite import errors, jobs
-from cinderlite.ceph.cluster import Capacity, Cluster, Facts, Outline, Portrait
+from cinderlite.ceph.cluster import Capacity, Cluster, Facts, HeldImage, Outline, Portrait
 from cinderlite.ceph.data import CHUNK_BYTES, OpenImage
-from cinderlite.ceph.images import OPTION, ImageInfo, SnapshotInfo, options
+from cinderlite.ceph.images import OPTION, ImageInfo, ImageUser, SnapshotInfo, options
 from cinderlite.ceph.look import GROUP, USER, Relative, Snap
 
 _TOTAL = 100 * 2**30
@@ -105,7 +105,7 @@ class FakeCluster(Cluster):
         self.base64_key: str | None = "AQBmYWtlIGtleSBub3QgYSBzZWNyZXQgYXQgYWxsIQ=="
         self.cluster_id = str(uuid.UUID(int=1))
         self._lock = threading.Lock()
-        self._in_doubt: dict[str, tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = {}
+        self._in_doubt: dict[str, tuple[Callable[[], Any], concurrent.futures.Future[Any], float]] = {}
 
     def __repr__(self) -> str:
         return f"<FakeCluster {self.place} user={self.user}>"
@@ -130,7 +130,7 @@ class FakeCluster(Cluster):
         """End every stuck call, with its effect, in the order of their begin."""
         self.stuck = False
         for subject in list(self._in_doubt):
-            step, future = self._in_doubt.pop(subject)
+            step, future, _ = self._in_doubt.pop(subject)
             try:
                 result = step()
             except errors.CephError as error:
@@ -146,6 +146,9 @@ class FakeCluster(Cluster):
         del seconds
         self.check()
         return 0.0
+
+    def overdue(self) -> float:
+        return max((time.monotonic() - since for _, _, since in self._in_doubt.values()), default=0.0)
 
     def create(self, name: str, size_bytes: int) -> None:
         def step() -> None:
@@ -165,6 +168,13 @@ class FakeCluster(Cluster):
     def info(self, name: str) -> ImageInfo:
         info: ImageInfo = self._do(name, lambda: self._look(name))
         return info
+
+    def hold(self, name: str) -> HeldImage:
+        self.info(name)
+        return HeldImage(None, lambda _: self.info(name).watchers, lambda: None)
+
+    def look_anew(self, name: str) -> None:
+        self._do(name, lambda: None)
 
     def trash(self, name: str, besides: AbstractSet[str] = frozenset(), *, keep_seconds: int = 0) -> str | None:
         del keep_seconds
@@ -424,6 +434,7 @@ class FakeCluster(Cluster):
 
         self._change(name, freeze)
         self._change(name, lambda: self._clone(parent, snap, name, size_bytes, there))
+        self.stored[name] = self.stored[name][0], size_bytes
         self._change(name, tidy)
 
     def roll_back(self, name: str, snap: str) -> None:
@@ -530,13 +541,15 @@ class FakeCluster(Cluster):
 
     def makes_users(self) -> bool:
         self.check()
-        return self.may_make_users
+        return self.may_make_users and self.base64_key is not None
 
-    def user_of_image(self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool) -> str:
-        del flattens
+    def user_of_image(
+        self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool, held: HeldImage | None = None
+    ) -> ImageUser:
+        del flattens, held
         self._change(name, lambda: self.listed_users.update({user: note}))
-        image_id = str(self._do(name, lambda: self._look(name)).id)
-        return self._user(FakeUser(image_id, self.namespace, read_only=read_only), user)
+        found: ImageInfo = self._do(name, lambda: self._look(name))
+        return ImageUser(self._user(FakeUser(found.id, self.namespace, read_only=read_only), user), found.watchers)
 
     def user_of_namespace(self, user: str, note: bytes) -> str:
         self._change(user, lambda: self.listed_users.update({user: note}))
@@ -559,14 +572,15 @@ class FakeCluster(Cluster):
         self.check()
         return dict(self.listed_users)
 
-    def remove_user(self, user: str) -> None:
+    def remove_user(self, user: str, *, for_good: bool = True) -> None:
         def remove() -> None:
             if not self.may_make_users:
                 raise errors.UsersRefused(user)
             self.made_users.pop(user, None)
 
         self._change(user, remove)
-        self._change(user, lambda: self.listed_users.pop(user, None))
+        if for_good:
+            self._change(user, lambda: self.listed_users.pop(user, None))
 
     def opens(self, user: str | None, key: str | None, name: str, *, write: bool = False) -> bool:
         """Whether somebody can open an image, if that is a user that was made here; of others nothing is known."""
@@ -629,7 +643,7 @@ class FakeCluster(Cluster):
                 raise errors.CephUnavailable(f"an earlier call on {subject} has not ended yet")
             if self.stuck:
                 pending: concurrent.futures.Future[Any] = concurrent.futures.Future()
-                self._in_doubt[subject] = step, pending
+                self._in_doubt[subject] = step, pending, time.monotonic()
                 raise errors.CephTimeout("the fake is stuck", pending)
             return step()
 

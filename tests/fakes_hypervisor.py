@@ -11,6 +11,7 @@ import datetime
 import errno
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from cinderlite import errors
@@ -30,6 +31,7 @@ from cinderlite.guests import (
     RbdDisk,
     Server,
     disks,
+    threads,
 )
 from fakes_cluster import FakeCluster
 
@@ -99,11 +101,12 @@ class FakeGuest:
         status = "SHUTOFF" if self.gone else "ERROR" if self.silent else status
         return dataclasses.replace(self._server, status=status, metadata=self.metadata)
 
-    def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
+    def attach(self, disk: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         """Hold the disk, on a port if one is free, else on the SCSI controller if there is one."""
         if self.gone and self.kept:
             return disks.name("/dev/vd", taken, 0)
         self._reach()
+        disk = threads.result(disk)
         if disk.volume_id not in self.held:
             free = self.room()
             buses = [bus for bus in ([disk.tuning.bus] if disk.tuning.bus else BUSES) if free[bus]]
@@ -122,7 +125,7 @@ class FakeGuest:
                 cluster.watchers.setdefault(disk.image, []).append(self.address)
         return disks.name(self._kinds[disk.volume_id], taken, 0)
 
-    def detach(self, volume_id: str, wait: float) -> None:
+    def detach(self, volume_id: str, wait: float, let_go: Callable[[], None] | None = None) -> None:
         """Let the disk go, unless this guest holds on to it."""
         del wait
         self._reach()
@@ -130,6 +133,8 @@ class FakeGuest:
         # A SCSI disk goes without the guest being asked.
         if (self.holds or self.paused) and not self.gone and self._kinds.get(volume_id) == "/dev/vd":
             raise errors.DeviceHeld(self._server.id)
+        if let_go is not None:
+            let_go()
         ended = [self.held.pop(volume_id, None), self.mirrors.pop(volume_id, (None, ""))[0]]
         for disk in ended:
             if disk is not None:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is calling: keystonemiddleware's headers, a password file, or nobody in particular (noauth).
+"""Who is calling: whom Keystone confirmed (`keystone.py`), a password file's user, or nobody in particular (noauth).
 
-Each strategy is a function from a WSGI environment to an `Identity`; keystone's headers are trusted because its
-middleware, which removes what a client sends under those names, stands in front.
+Each strategy is a function from a WSGI environment to an `Identity`.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ import bcrypt
 
 from cinderlite import errors, private
 
+#: Key of a request's WSGI environment, which no client can set: whom Keystone confirmed.
+IDENTITY = "cinderlite.identity"
 #: Seconds that a password that was right is remembered: bcrypt costs 50 ms and more on purpose, on every request.
 REMEMBERED = 300.0
 #: Passwords remembered at a time.
@@ -45,19 +46,29 @@ Strategy = Callable[[Mapping[str, Any]], Identity]
 
 
 def keystone(environ: Mapping[str, Any]) -> Identity:
-    """The identity that keystonemiddleware confirmed."""
-    user, project = environ.get("HTTP_X_USER_ID"), environ.get("HTTP_X_PROJECT_ID")
-    if environ.get("HTTP_X_IDENTITY_STATUS") != "Confirmed" or not user:
+    """The identity that Keystone confirmed. Raises Unauthorized, and Forbidden for a token without a project."""
+    who: Identity | None = environ.get(IDENTITY)
+    if who is None:
         raise errors.Unauthorized("The request you have made requires authentication.")
-    if not project:
+    if not who.project_id:
         raise errors.Forbidden("what needs a project's token")
-    service = environ.get("HTTP_X_SERVICE_ROLES", "")
+    return who
+
+
+def of_headers(environ: Mapping[str, Any]) -> Identity | None:
+    """The identity that keystonemiddleware confirmed; without a project it has none ("").
+
+    The headers may be believed only behind the middleware, which removes what a client sends under those names.
+    """
+    user = environ.get("HTTP_X_USER_ID")
+    if environ.get("HTTP_X_IDENTITY_STATUS") != "Confirmed" or not user:
+        return None
     confirmed = environ.get("HTTP_X_SERVICE_IDENTITY_STATUS") == "Confirmed"
     return Identity(
         user,
-        project,
+        environ.get("HTTP_X_PROJECT_ID", ""),
         _words(environ.get("HTTP_X_ROLES", "")),
-        _words(service if confirmed else ""),
+        _words(environ.get("HTTP_X_SERVICE_ROLES", "") if confirmed else ""),
         environ.get("HTTP_X_AUTH_TOKEN"),
     )
 

@@ -24,12 +24,9 @@ from cinderlite.ceph.rights import Caps, Objects, Place
 REGISTER = "cinderlite.keys"
 
 
-def of_image(rados: Any, ioctx: Any, place: Place, name: str, *, read_only: bool, flattens: bool) -> Caps:
-    """What opens that image and those below it, which are looked at for that."""
-    import rbd
-
+def of_image(rados: Any, image: Any, place: Place, name: str, *, read_only: bool, flattens: bool) -> Caps:
+    """What opens that image, which is open, and those below it, which are looked at for that."""
     with contextlib.ExitStack() as opened:
-        image = opened.enter_context(rbd.Image(ioctx, name, read_only=True))
         parents = list(_parents(rados, image, opened))
         return rights.of_image(name, _objects(rados, image, place), parents, read_only=read_only, flattens=flattens)
 

@@ -25,6 +25,7 @@ import copy
 import ctypes
 import dataclasses
 import errno
+import logging
 import math
 import os
 import pathlib
@@ -37,14 +38,27 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
-from cinderlite import errors, failpoints
-from cinderlite.ceph import cephx, checkup, fences, images, look, objects, rights
+from cinderlite import affinity, errors, failpoints
+from cinderlite.ceph import cephx, checkup, fences, images, look, objects, rights, watches
 from cinderlite.ceph.checkup import Facts
 from cinderlite.ceph.data import OpenImage
-from cinderlite.ceph.images import ImageInfo, SnapshotInfo
+from cinderlite.ceph.images import ImageInfo, ImageUser, SnapshotInfo
 from cinderlite.ceph.look import Outline, Portrait
 
-__all__ = ["Capacity", "Cluster", "Facts", "ImageInfo", "OpenImage", "Outline", "Portrait", "SnapshotInfo"]
+__all__ = [
+    "Capacity",
+    "Cluster",
+    "Facts",
+    "HeldImage",
+    "ImageInfo",
+    "ImageUser",
+    "OpenImage",
+    "Outline",
+    "Portrait",
+    "SnapshotInfo",
+]
+
+LOG = logging.getLogger(__name__)
 
 #: After a good probe, `check` believes in the cluster for so long.
 FRESH_SECONDS = 1.0
@@ -88,6 +102,44 @@ class Capacity:
     provisioned_bytes: int
 
 
+class HeldImage:
+    """An image that is open to be looked at again: another open takes ten times as long. Who asked for it closes it.
+
+    A call that nobody waits for any more may still use it then: librbd would use what is freed. So the last one closes.
+    """
+
+    def __init__(self, image: Any, look: Callable[[HeldImage], list[str]], end: Callable[[], None]) -> None:
+        self._image = image
+        self._look = look
+        self._end = end
+        self._lock = threading.Lock()
+        self._users = 1
+
+    def watchers(self) -> list[str]:
+        """Addresses of the foreign clients that have it open now. Raises ImageNotFound, and what any method may."""
+        return self._look(self)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[Any]:
+        """librbd's image. Raises CephUnavailable after it was closed."""
+        with self._lock:
+            if not self._users:
+                raise errors.CephUnavailable("the image was closed")
+            self._users += 1
+        try:
+            yield self._image
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Use it no more. Nobody waits for its end, which can take long."""
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            threading.Thread(target=self._end, name="ceph-close", daemon=True).start()
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class _Connection:
     rados: Any
@@ -96,6 +148,8 @@ class _Connection:
     users: int = 0
     retired: bool = False
     made: float = dataclasses.field(default_factory=time.monotonic)
+    #: The connection that this one is, within a namespace.
+    whole: _Connection | None = None
 
     @contextlib.contextmanager
     def within(self, pool: str, namespace: str) -> Iterator[_Connection]:
@@ -104,7 +158,7 @@ class _Connection:
             yield self
             return
         with images.place(self.rados, pool, namespace) as ioctx:
-            yield _Connection(self.rados, ioctx, self.addresses)
+            yield _Connection(self.rados, ioctx, self.addresses, whole=self)
 
     def shut_down(self) -> None:
         self.ioctx.close()
@@ -115,6 +169,8 @@ class _Connection:
 class _Task:
     work: Callable[[_Task], Any]
     subject: str | None
+    #: Whether it takes as long as there are data.
+    long: bool = False
     future: concurrent.futures.Future[Any] = dataclasses.field(default_factory=concurrent.futures.Future)
     begun: bool = False
     done: bool = False
@@ -133,14 +189,15 @@ class _Threads:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._started = 0
         self._busy = 0
-        self._lost = 0
+        #: The calls that nobody waits for any more, and since when.
+        self._left: dict[_Task, float] = {}
         self._doubts: collections.Counter[str] = collections.Counter()
         self._stopped = False
 
-    def run(self, work: Callable[[_Task], Any], subject: str | None, seconds: float) -> Any:
+    def run(self, work: Callable[[_Task], Any], subject: str | None, seconds: float, *, long: bool = False) -> Any:
         """Run `work` and return what it returns; CephUnavailable: was not begun, CephTimeout: was begun, goes on."""
         deadline = time.monotonic() + seconds
-        task = _Task(work, subject)
+        task = _Task(work, subject, long)
         # Nobody who is handed the future may cancel it: the call itself cannot be cancelled.
         task.future.set_running_or_notify_cancel()
         self._take_slot(subject, deadline)
@@ -161,6 +218,11 @@ class _Threads:
             task.begun = task.begun or not task.abandoned
             return not task.abandoned
 
+    def overdue(self) -> float:
+        """Seconds for which nobody has waited for the oldest call that should have ended; 0 if there is none."""
+        with self._changed:
+            return max((time.monotonic() - since for task, since in self._left.items() if not task.long), default=0.0)
+
     def stop(self) -> None:
         """Refuse further calls and let the threads end when they are through."""
         with self._changed:
@@ -178,7 +240,7 @@ class _Threads:
                     raise errors.CephUnavailable(f"an earlier call on {subject} has not ended yet")
                 if self._busy < self._limit:
                     break
-                if self._lost >= self._limit:
+                if len(self._left) >= self._limit:
                     raise errors.CephUnavailable(f"all {self._limit} calls in hand are stuck")
                 if not self._changed.wait(deadline - time.monotonic()):
                     raise errors.CephUnavailable(f"{self._limit} calls are in hand already")
@@ -192,7 +254,7 @@ class _Threads:
             if task.done:
                 return False
             task.abandoned = True
-            self._lost += 1
+            self._left[task] = time.monotonic()
             if task.subject is not None and task.begun:
                 self._doubts[task.subject] += 1
             # Those who wait for a slot may have to give up hope.
@@ -204,7 +266,7 @@ class _Threads:
             task.done = True
             self._busy -= 1
             if task.abandoned:
-                self._lost -= 1
+                del self._left[task]
                 if task.subject is not None and task.begun:
                     self._doubts[task.subject] -= 1
                     self._doubts += collections.Counter()  # drops those that are at zero
@@ -381,6 +443,13 @@ class Cluster:
         self._call("ping", _ask_both, seconds=seconds)
         return time.perf_counter() - started
 
+    def overdue(self) -> float:
+        """Seconds for which the oldest call goes on that was given up; 0 if all have ended.
+
+        To remove an image takes as long as it has data, and does not count.
+        """
+        return self._here.threads.overdue()
+
     # Images
 
     def create(self, name: str, size_bytes: int) -> None:
@@ -396,6 +465,59 @@ class Cluster:
         info: ImageInfo = self._call("info", lambda c: images.info(c.ioctx, name, self._ourselves()), name)
         return info
 
+    def hold(self, name: str) -> HeldImage:
+        """Open an image to look at it more than once, without a watch of ours. Raises ImageNotFound."""
+        import rbd
+
+        here = self._here
+
+        def step(connection: _Connection) -> HeldImage:
+            lender, image = connection.whole or connection, images.opened(connection.ioctx, name)
+            with here.lock:
+                lender.users += 1
+
+            def watchers(held: HeldImage) -> list[str]:
+                with held.used() as opened:
+                    return images.watchers(opened, self._ourselves())
+
+            def look(held: HeldImage) -> list[str]:
+                found: list[str] = self._call("look", lambda _: watchers(held), name)
+                return found
+
+            def end() -> None:
+                with contextlib.suppress(rbd.Error):  # There is nothing of it to lose.
+                    image.close()
+                self._give_back(here, lender)
+
+            return HeldImage(image, look, end)
+
+        try:
+            held: HeldImage = self._call("hold", step, name)
+        except errors.CephTimeout as error:
+            if error.pending is not None:
+                error.pending.add_done_callback(_close_late)
+            raise
+        return held
+
+    def look_anew(self, name: str) -> None:
+        """Have Ceph find out anew who has an image open, should it count one for ever that died; see `watches`.
+
+        What it finds shows after its time-out for watches (30 s). No trace of the image is fine.
+        """
+        self._call("look_anew", lambda c: self._look_anew(c, name), name)
+
+    def _look_anew(self, connection: _Connection, name: str = "", image_id: str = "") -> None:
+        """The same for an image that was found busy, as well as can be."""
+        import rados
+        import rbd
+
+        try:
+            image_id = image_id or images.info(connection.ioctx, name, frozenset()).id
+            with images.place(connection.rados, self.pool, self.namespace) as ioctx:
+                watches.look_anew(ioctx, image_id)
+        except (rados.Error, rbd.Error) as error:
+            LOG.warning("who has image %s open is not looked at anew: %s", name or image_id, error)
+
     def trash(self, name: str, besides: AbstractSet[str] = frozenset(), *, keep_seconds: int = 0) -> str | None:
         """Move an image to the trash, or find it there; its id for `purge`, None if there is no trace of it.
 
@@ -404,7 +526,11 @@ class Cluster:
         """
 
         def step(connection: _Connection) -> str | None:
-            return images.trash(connection.ioctx, name, self._ourselves() | besides, keep_seconds)
+            try:
+                return images.trash(connection.ioctx, name, self._ourselves() | besides, keep_seconds)
+            except errors.ImageBusy:
+                self._look_anew(connection, name)
+                raise
 
         image_id: str | None = self._call("trash", step, name)
         return image_id
@@ -418,7 +544,14 @@ class Cluster:
 
         Raises ImageBusy when other snapshots or clones need it: waiting does not help there.
         """
-        return bool(self._call("purge", lambda c: images.purge(c.ioctx, image_id, snaps), image_id))
+
+        def step(connection: _Connection) -> bool:
+            done = images.purge(connection.ioctx, image_id, snaps)
+            if not done:
+                self._look_anew(connection, image_id=image_id)
+            return done
+
+        return bool(self._call("purge", step, image_id, long=True))
 
     def grow(self, name: str, size_bytes: int) -> None:
         """Make an image that big, unless it is already. Raises ImageNotFound."""
@@ -531,14 +664,18 @@ class Cluster:
     def copy(self, parent: str, name: str, size_bytes: int, *, source: Cluster | None = None) -> None:
         """Make an image that starts as another one is now, sharing its data; `source` as for `clone`.
 
-        Raises ImageNotFound.
+        Raises ImageNotFound. What cannot be leaves no snapshot on the other image; what is to be tried again may.
         """
 
         def step(connection: _Connection) -> None:
             with self._beside(connection, source) as ioctx:
                 images.copy(connection.ioctx, parent, name, size_bytes, source=ioctx)
 
-        self._make("copy", step, name)
+        try:
+            self._make("copy", step, name)
+        except errors.CephError:
+            (source or self).remove_snapshot(parent, images.copied_by(name))
+            raise
 
     def depth(self, name: str, most: int) -> int:
         """How many images are below a clone, each made from the next, counted up to `most`. Raises ImageNotFound."""
@@ -577,7 +714,11 @@ class Cluster:
             with images.place(connection.rados, pool, namespace) as target:
                 if namespace:
                     images.make_namespace(target, namespace)
-                images.move(connection.ioctx, target, name)
+                try:
+                    images.move(connection.ioctx, target, name)
+                except errors.ImageBusy:
+                    self._look_anew(connection, name)
+                    raise
 
         self._bulk("move", step, name)
 
@@ -647,30 +788,39 @@ class Cluster:
     # Users that guests open images as
 
     def makes_users(self) -> bool:
-        """Whether our user may make others; asked once, and again now and then after a no."""
+        """Whether our user has a key and may make others; asked once, and again now and then after a no."""
+
+        def step(connection: _Connection) -> bool:
+            return self._key(connection) is not None and cephx.makes(connection.rados, self.user or "admin")
+
         here = self._here
         until, may = here.makes_users
         if not may and time.monotonic() >= until:
-            may = bool(self._call("makes_users", lambda c: cephx.makes(c.rados, self.user or "admin")))
+            may = bool(self._call("makes_users", step))
             here.makes_users = time.monotonic() + RIGHTS_SECONDS, may
         return may
 
-    def user_of_image(self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool) -> str:
-        """The key of a user that opens that image, and reads what is below it, and nothing else; made if need be.
+    def user_of_image(
+        self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool, held: HeldImage | None = None
+    ) -> ImageUser:
+        """A user that opens that image, and reads what is below it, and nothing else; made if need be.
 
-        With `flattens` its client can be asked to make the image whole. `note` is kept in the list of such users.
-        Raises ImageNotFound, UsersRefused.
+        With `flattens` its client can be asked to make the image whole. `note` is kept in the list of such users. Who
+        has the image `held` saves another open. Raises ImageNotFound, UsersRefused.
         """
         place = rights.Place(self.pool, self.namespace)
 
-        def step(connection: _Connection) -> str:
-            with self._noted(connection, user, note):
-                caps = cephx.of_image(
-                    connection.rados, connection.ioctx, place, name, read_only=read_only, flattens=flattens
-                )
-            return cephx.make(connection.rados, user, caps)
+        def step(connection: _Connection) -> ImageUser:
+            with (
+                self._noted(connection, user, note),
+                held.used() if held else images.opened(connection.ioctx, name) as image,
+            ):
+                watchers = images.watchers(image, self._ourselves())
+                caps = cephx.of_image(connection.rados, image, place, name, read_only=read_only, flattens=flattens)
+            return ImageUser(cephx.make(connection.rados, user, caps), watchers)
 
-        return str(self._call("user_of_image", step, name))
+        made: ImageUser = self._call("user_of_image", step, name)
+        return made
 
     def user_of_namespace(self, user: str, note: bytes) -> str:
         """The key of a user that opens all images of this namespace, and reads the default one; made if need be.
@@ -696,16 +846,19 @@ class Cluster:
         found: dict[str, bytes] = self._call("users", step)
         return found
 
-    def remove_user(self, user: str) -> None:
+    def remove_user(self, user: str, *, for_good: bool = True) -> None:
         """Remove a user that was made here, whose clients can then connect no more; no trace of it is fine.
 
-        Those that are connected are so until their tickets lapse. Raises UsersRefused.
+        Those that are connected are so until their tickets lapse. Unless `for_good` it stays in the list, to be removed
+        once more: who gave up making it does not know whether his command is still on its way to the monitors, and it
+        may come after this one. Raises UsersRefused.
         """
 
         def step(connection: _Connection) -> None:
             cephx.remove(connection.rados, user)
-            with images.place(connection.rados, self.pool, "") as ioctx:
-                cephx.forget(ioctx, [user])
+            if for_good:
+                with images.place(connection.rados, self.pool, "") as ioctx:
+                    cephx.forget(ioctx, [user])
 
         self._call("remove_user", step, user)
 
@@ -822,6 +975,7 @@ class Cluster:
         *,
         here: _Here | None = None,
         seconds: float | None = None,
+        long: bool = False,
     ) -> Any:
         here = here or self._here
         started = time.perf_counter()
@@ -833,6 +987,7 @@ class Cluster:
                 lambda task: self._attempt(here, task, verb, step, subject),
                 subject,
                 self._call_timeout if seconds is None else min(seconds, self._call_timeout),
+                long=long,
             )
             ok = True
         except _ANSWERS:
@@ -927,8 +1082,9 @@ class Cluster:
         }
         try:
             options = self._options | ({"rados_osd_op_timeout": "0"} if bulk else {})
-            cluster = rados.Rados(conffile=self.conffile, name=name, conf=options)
-            cluster.connect()
+            with affinity.anywhere():
+                cluster = rados.Rados(conffile=self.conffile, name=name, conf=options)
+                cluster.connect()
         except rados.Error as error:
             number = _errno(error)
             reason = words.get(number, os.strerror(number) if number else "no connection")
@@ -1055,6 +1211,12 @@ def _shut_down(connection: _Connection) -> threading.Thread:
     thread = threading.Thread(target=connection.shut_down, name="ceph-shut-down", daemon=True)
     thread.start()
     return thread
+
+
+def _close_late(opening: concurrent.futures.Future[HeldImage]) -> None:
+    """Close what nobody has waited for."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def _translated(error: Exception, verb: str, subject: str | None) -> errors.CinderliteError:

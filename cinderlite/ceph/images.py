@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from cinderlite import errors, jobs
+from cinderlite.ceph import children
 from cinderlite.ceph import trash as rbd_trash
 
 
@@ -31,6 +32,14 @@ class ImageInfo:
     size_bytes: int
     watchers: list[str]
     owners: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageUser:
+    """The key of a user that was made for an image, and what `ImageInfo.watchers` was just before that."""
+
+    key: str = dataclasses.field(repr=False)
+    watchers: list[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,15 +106,25 @@ def write_head(ioctx: Any, name: str, data: bytes) -> None:
         image.flush()
 
 
-def info(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> ImageInfo:
-    """Read id, size and foreign watchers with one read-only open."""
+def opened(ioctx: Any, name: str) -> Any:
+    """An image to be looked at: a context manager."""
     import rbd
 
-    with rbd.Image(ioctx, name, read_only=True) as image:
-        watchers = {str(watcher["addr"]) for watcher in image.watchers_list()}
+    return rbd.Image(ioctx, name, read_only=True)
+
+
+def info(ioctx: Any, name: str, ourselves: AbstractSet[str]) -> ImageInfo:
+    """Read id, size and foreign watchers with one read-only open."""
+    with opened(ioctx, name) as image:
         held = image.list_lockers()
         owners = {str(address) for _client, _cookie, address in held["lockers"]} if held else set()
-        return ImageInfo(str(image.id()), int(image.size()), sorted(watchers - ourselves), sorted(owners - ourselves))
+        others = watchers(image, ourselves)
+        return ImageInfo(str(image.id()), int(image.size()), others, sorted(owners - ourselves))
+
+
+def watchers(image: Any, ourselves: AbstractSet[str]) -> list[str]:
+    """Addresses of those who have an open image open, too."""
+    return sorted({str(watcher["addr"]) for watcher in image.watchers_list()} - ourselves)
 
 
 def trash(ioctx: Any, name: str, ourselves: AbstractSet[str], keep_seconds: int = 0) -> str | None:
@@ -133,13 +152,18 @@ def _clear(ioctx: Any, name: str, trashed_id: str | None) -> None:
 
     librbd creates, and moves to the trash, in several steps. Of an image in the trash only the entry in the directory
     may be left, and only that may go: to remove it by name would take the header and leave the data for ever.
+    Raises CephUnavailable while the killed client's watch has not lapsed.
     """
     import rados
     import rbd
 
     if trashed_id is None:
-        with contextlib.suppress(rbd.ImageNotFound):
+        try:
             rbd.RBD().remove(ioctx, name)
+        except rbd.ImageNotFound:
+            return
+        except rbd.ImageBusy as error:
+            raise errors.CephUnavailable(f"what an earlier try left of {name} is still open") from error
         return
     with rados.WriteOpCtx() as change:
         ioctx.remove_omap_keys(change, (f"name_{name}", f"id_{trashed_id}"))
@@ -155,7 +179,8 @@ def purge(ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
 
     try:
         if snaps:
-            with rbd.Image(ioctx, image_id=image_id) as image:
+            # One whose removal was cut off may have no header any more, but it is in the trash until that is done.
+            with contextlib.suppress(rbd.ImageNotFound), rbd.Image(ioctx, image_id=image_id) as image:
                 for snap in snaps:
                     _remove_snapshot(image, snap)
         rbd.RBD().trash_remove(ioctx, image_id, force=True)
@@ -239,27 +264,38 @@ def clone(ioctx: Any, parent: str, snap: str, name: str, size_bytes: int, *, sou
 
     `source` is the parent's pool or namespace, if that is another. Raises ImageNotFound when there is no such snapshot.
     """
+    _clone(ioctx, parent, snap, name, ioctx if source is None else source)
+    _complete(ioctx, name, size_bytes)
+
+
+def _clone(ioctx: Any, parent: str, snap: str, name: str, source: Any) -> None:
     import rbd
 
-    source = ioctx if source is None else source
     try:
         rbd.RBD().clone(source, parent, snap, ioctx, name)
     except rbd.ImageNotFound:
-        if not _is_clone(ioctx, name):  # The snapshot of one that an earlier try made may have gone since.
+        if not _is_clone(ioctx, name, source):  # The snapshot of one that an earlier try made may have gone since.
             raise
     except rbd.ImageExists:
-        if not _is_clone(ioctx, name):  # Cut off before it knew its parent: it holds nothing.
+        if not _is_clone(ioctx, name, source):  # Cut off before its parent knew it: it holds nothing.
             _clear(ioctx, name, None)
             rbd.RBD().clone(source, parent, snap, ioctx, name)
+
+
+def _complete(ioctx: Any, name: str, size_bytes: int, *, smaller: bool = False) -> None:
+    """Give a clone its size, if `smaller` also one below its parent's, and take from it what is not its own."""
+    import rbd
+
     with rbd.Image(ioctx, name, read_only=True) as image:  # Half the time of one to write to, which nobody may need.
         inherited, size = [key for key, _ in image.metadata_list()], image.size()
-    if not inherited and size >= size_bytes:
+    resizes = size < size_bytes or (smaller and size > size_bytes)
+    if not inherited and not resizes:
         return
     with rbd.Image(ioctx, name) as image:
         # What is set on the parent, limits above all, came along and is not the clone's.
         for key in inherited:
             image.metadata_remove(key)
-        if size < size_bytes:
+        if resizes:
             image.resize(size_bytes)
 
 
@@ -304,25 +340,42 @@ def size_of_snapshot(ioctx: Any, name: str, snap: str) -> int:
         return int(image.size())
 
 
+def copied_by(name: str) -> str:
+    """The snapshot of another image by which an image is made as a copy."""
+    return name + _COPIED
+
+
 def copy(ioctx: Any, parent: str, name: str, size_bytes: int, *, source: Any = None) -> None:
-    """Make an image that starts as another is now, by way of a snapshot that leaves sight again."""
-    snap = name + _COPIED
+    """Make an image that starts as another is now, by way of a snapshot that leaves sight again.
+
+    The other may have become bigger than the copy was to be since that was asked for.
+    """
+    snap = copied_by(name)
     source = ioctx if source is None else source
-    if not _is_clone(ioctx, name):
+    if not _is_clone(ioctx, name, source):  # Else an earlier try's, maybe after its snapshot was removed.
         snapshot(source, parent, snap)
-    clone(ioctx, parent, snap, name, size_bytes, source=source)
+        _clone(ioctx, parent, snap, name, source)
+    _complete(ioctx, name, size_bytes, smaller=True)
     remove_snapshot(source, parent, snap)
 
 
-def _is_clone(ioctx: Any, name: str) -> bool:
+def _is_clone(ioctx: Any, name: str, source: Any) -> bool:
+    """Whether there is such an image and it shares data with one in `source` that keeps them for it.
+
+    librbd tells the clone of its parent first and then the parent of the clone. What was cut off in between looks
+    whole, until the snapshot is removed, which nothing seems to need.
+    """
     import rbd
 
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
-            image.get_parent_image_spec()
+            image_id, parent_id = str(image.id()), str(image.parent_id())
+            snap = image.get_parent_image_spec()["snap_name"]
+        with rbd.Image(source, image_id=parent_id, read_only=True) as parent:
+            snap_ids = [int(one["id"]) for one in parent.list_snaps() if one["name"] == snap]
     except rbd.ImageNotFound:  # No image, or one without a parent.
         return False
-    return True
+    return any(image_id in children.ids(source, parent_id, one) for one in snap_ids)
 
 
 def depth(rados: Any, ioctx: Any, name: str, most: int) -> int:
@@ -669,7 +722,7 @@ def snapshots(ioctx: Any, name: str) -> list[SnapshotInfo]:
 
 
 def group_snapshot(ioctx: Any, group: str, names: Sequence[str]) -> None:
-    """Take a snapshot of several images at one moment; one that an earlier try took is as good as a new one.
+    """Take a snapshot of several images at one moment; one that an earlier try took is as good as a new one if whole.
 
     It is of an RBD group of the same name, which holds the images only meanwhile, for an image can be in one group.
     Ceph has all writers wait for it. Raises ImageBusy while an image is in another group.
@@ -680,7 +733,7 @@ def group_snapshot(ioctx: Any, group: str, names: Sequence[str]) -> None:
         rbd.RBD().group_create(ioctx, group)
     held = rbd.Group(ioctx, group)
     taken = {str(one["name"]): one["state"] for one in held.list_snaps()}
-    if taken.get(group) == rbd.RBD_GROUP_SNAP_STATE_INCOMPLETE:
+    if group in taken and not (taken[group] == rbd.RBD_GROUP_SNAP_STATE_COMPLETE and _hold_all(ioctx, group, names)):
         _drop_group_snapshot(ioctx, group, names)
         del taken[group]
     try:
@@ -693,6 +746,17 @@ def group_snapshot(ioctx: Any, group: str, names: Sequence[str]) -> None:
             _leave(ioctx, held, names)
         raise
     _leave(ioctx, held, names)
+
+
+def _hold_all(ioctx: Any, group: str, names: Sequence[str]) -> bool:
+    """Whether each image has its part: a removal that was cut off has taken away some, and Ceph calls it complete."""
+    import rbd
+
+    for name in names:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            if snap_id(image, group) is None:
+                return False
+    return True
 
 
 def _join(ioctx: Any, held: Any, name: str) -> None:

@@ -22,12 +22,14 @@ from gunicorn.app.base import BaseApplication
 from oslo_config import cfg
 from oslo_log import log
 
-from cinderlite import config, errors
+from cinderlite import affinity, config, errors
 from cinderlite.db import migrate
 from cinderlite.keys import master
 
 if TYPE_CHECKING:
+    from cinderlite.api.admission import Admission
     from cinderlite.app import Background
+    from cinderlite.cmd.worker import Tally
 
 #: Connections that a process has at a time.
 CONNECTIONS = 1000
@@ -47,6 +49,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     #: What goes on beside requests; there is none but in a worker.
     background: Background
+    #: Who is let in, as the worker asks it before it gives a request to a thread.
+    admission: Admission
 
     def __init__(self, conf: cfg.ConfigOpts, argv: list[str]) -> None:
         self._conf = conf
@@ -87,21 +91,36 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "loglevel": "warning",
             # Trust in the proxy is the application's own option.
             "forwarded_allow_ips": "",
+            "pre_fork": _prepare,
             "child_exit": _forget_worker,
         }.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
+        self.stays = self._conf.api_cpu_affinity
+        self.tally = worker.Tally() if self._conf.osapi_volume_workers > 1 else None
 
     def load(self) -> flask.Flask:
         """The application, in a worker."""
         from cinderlite import wsgi
 
         application, self.background = wsgi.load(self._argv)
+        self.admission = application.extensions["admission"]
         return application
+
+
+def _prepare(server: Any, worker: Any) -> None:
+    others = list(server.WORKERS.values())
+    if server.app.stays:
+        worker.processor = affinity.choose(one.processor for one in others)
+    tally: Tally | None = server.app.tally
+    if tally is not None and (place := tally.free({one.place for one in others})) is not None:
+        worker.tally, worker.place = tally, place
 
 
 def _forget_worker(_server: Any, worker: Any) -> None:
     _forget_figures(worker.pid)
+    if worker.tally is not None:
+        worker.tally.tell(worker.place, None)
 
 
 def _forget_figures(pid: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from cinderlite import app, config, errors
+from cinderlite import app, config, errors, private
 from cinderlite.ceph import bootstrap
 from cinderlite.cmd import bars
 from cinderlite.context import World
@@ -170,7 +170,11 @@ def _world(conf: cfg.ConfigOpts) -> Iterator[World]:
 def _upgrade(conf: cfg.ConfigOpts, _arguments: argparse.Namespace) -> int:
     url = config.database_url(conf)
     if url.startswith("sqlite:///"):
-        pathlib.Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        path = pathlib.Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Names, wrapped keys, who has what: nobody else on this host is to read them.
+        path.touch(mode=0o640)
+        private.hand_over(path)
     migrate.upgrade(url)
     return 0
 

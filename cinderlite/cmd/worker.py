@@ -10,6 +10,9 @@ When it is told to end, who has connected is answered, and who comes later is re
 gunicorn itself keeps the port open as long as a request is under way and takes nobody from it. Meanwhile what goes on
 beside requests leaves off.
 
+A thread that has answered looks out for the client's next request for a moment before it gives the connection back:
+clients that work through a list, or wait for a status, spare themselves two turns of the main loop.
+
 It leans on how gunicorn 27 is made: `enqueue_req` is where a connection is given to a thread, and `finish_request`
 where it comes back, both in the main loop, as all methods here are unless they say otherwise.
 """
@@ -19,44 +22,59 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import errno
+import faulthandler
 import functools
 import http
+import mmap
 import re
 import select
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from cinderlite import errors, metrics
+from cinderlite import affinity, errors, metrics
 from cinderlite.api import faults, versions
 
 #: Bytes of a request's head at most.
 HEAD_MOST = 65536
 #: Seconds that a client has to close its end after the last answer.
 _FAREWELL = 2.0
+#: Seconds for which the thread that gave an answer looks out for the client's next request: to have the main loop look
+#: out for it, and hand it to a thread, takes a tenth more of a processor for a short request.
+_LINGER = 0.005
 #: Clients at most of which that is awaited.
 _FAREWELLS = 256
+#: Seconds after which a process that could not begin gives way to another one.
+_BEGINS_AGAIN = 2.0
 _PIECE = 65536
+#: Connections that are taken at a time at most; the processes of a service share those that come.
+_ACCEPTS = 16
+#: Seconds for which a process leaves a new connection to one that has fewer, after which it does not do so again if
+#: that took none, and between two looks whether it did.
+_GIVES_WAY, _RESTS, _MOMENT = 0.02, 1.0, 0.0005
+#: In a tally: a process that takes no connections.
+_NONE = 2**32 - 1
 _LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
+_CLOSES = re.compile(rb"^[^\r\n]* HTTP/1\.0\r\n|\r\nconnection[ \t]*:[^\r\n]*close", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect[ \t]*:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 #: How a request stands: there is more to come, all is there, the client has gone, or it is not taken.
 Heard = Literal["partly", "whole", "gone", "malformed", "head too large", "body too large"]
 
 
-def _canned(status: int, message: str) -> bytes:
+def _canned(status: int, message: str, connection: str = "close") -> bytes:
     answer = faults.fault(status, message)
-    answer.headers["Connection"] = "close"
+    answer.headers["Connection"] = connection
     return f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n{answer.headers}".encode() + answer.get_data()
 
 
-_OVERLOADED = _canned(503, errors.Overloaded().message)
+_OVERLOADED, _COME_AGAIN = (_canned(503, errors.Overloaded().message, how) for how in ("close", "keep-alive"))
 _ANSWERS = {
     "malformed": _canned(400, "Malformed request body"),
     "head too large": _canned(431, "The header is too large."),
@@ -115,6 +133,13 @@ class Client(socket.socket):
             return "gone"
         self._heard += data
         return self._judge(body_most) if data else "gone"
+
+    def await_more(self, seconds: float) -> None:
+        """Wait so long for the client to say something, if it has said nothing. For any thread."""
+        if not self._heard:
+            waiting = select.poll()
+            waiting.register(self, select.POLLIN)
+            waiting.poll(seconds * 1000)
 
     def _judge(self, body_most: int) -> Heard:
         if not self._body and not self._head():
@@ -175,10 +200,17 @@ class Client(socket.socket):
             self._chunk = after + 2
         return True
 
-    def reply(self, answer: bytes) -> None:
-        """Send a short answer as far as that goes without waiting."""
+    def reply(self, answer: bytes) -> bool:
+        """Send a short answer as far as that goes without waiting; whether all of it went."""
         with contextlib.suppress(OSError):
-            self.send(answer, socket.MSG_DONTWAIT)
+            return self.send(answer, socket.MSG_DONTWAIT) == len(answer)
+        return False
+
+    def forget(self) -> bool:
+        """Take nothing of the request that was heard; whether another one may follow on this connection."""
+        stays = len(self._heard) == self._end and _CLOSES.search(self._heard, 0, self._body) is None
+        self._heard.clear()
+        return stays
 
     def recv(self, _size: int, _flags: int = 0) -> bytes:
         """All that was heard; nothing means that the client is not read from any more. For gunicorn's threads."""
@@ -222,6 +254,28 @@ class Client(socket.socket):
         super().close()
 
 
+class Tally:
+    """How many connections each process of a service has, in memory that those share which are forked after this."""
+
+    def __init__(self, places: int = 256) -> None:
+        self._counts = memoryview(mmap.mmap(-1, 4 * places)).cast("I")
+        for place in range(places):
+            self.tell(place, None)
+
+    def tell(self, place: int, count: int | None) -> None:
+        """Have the others know how many the process of that number has, or by None that it takes no more."""
+        self._counts[place] = _NONE if count is None else count
+
+    def fewest_elsewhere(self, place: int) -> int | None:
+        """What the others that take connections have at least; None if there are none."""
+        found = min((*self._counts[:place], *self._counts[place + 1 :]), default=_NONE)
+        return None if found == _NONE else found
+
+    def free(self, taken: Collection[int]) -> int | None:
+        """A number that no process has; None if all are taken."""
+        return next((place for place in range(len(self._counts)) if place not in taken), None)
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
     """See the module. Make one by `limited`."""
 
@@ -229,6 +283,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     seconds: float
     #: Bytes of a body.
     body_most: int
+    #: Where its threads stay; None for anywhere.
+    processor: int | None = None
+    #: What the processes tell each other of their connections, and under which number this one does.
+    tally: Tally | None = None
+    place: int = 0
+    booted: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -241,6 +301,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._farewells: dict[Client, float] = {}
         self._in_threads = 0
         self._leaving: threading.Thread | None = None
+        #: Since when another process is given the time to take what comes, and how many connections it had then.
+        self._gave_way, self._fewest = 0.0, 0
+
+    def init_process(self) -> None:
+        """Be a process of its own: make the application, and serve."""
+        if self.processor is not None:
+            affinity.stay_on(self.processor)
+        try:
+            super().init_process()
+        except Exception as error:
+            # gunicorn ends all processes when one cannot begin. That is right when the service is started; later on the
+            # others serve, and what is in this one's way (the database is restarted) goes.
+            if not self.booted and (self.age > self.cfg.workers or isinstance(error, errors.Unavailable)):
+                self.booted = True
+                time.sleep(_BEGINS_AGAIN)
+            raise
+
+    def init_signals(self) -> None:
+        """Besides gunicorn's own: what each thread was doing is told when a library ends the process, as librbd can."""
+        super().init_signals()
+        faulthandler.enable()
 
     def run(self) -> None:
         """Serve until told to end, and until nothing is under way any more."""
@@ -252,18 +333,59 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Take connections or not; the first thing that is done when the worker is to end."""
-        if not self.alive:
+        if self._leaving is not None:
+            return  # It was told to end before it had begun, and all is closed.
+        alive = self.alive
+        if not alive:
             for listener in self.sockets:
                 # The listen queue holds no more than that, and others take from it too.
                 for _ in range(self.cfg.backlog):
                     if not select.select([listener], [], [], 0)[0]:
                         break
                     self.accept(listener)
-        super().set_accept_enabled(enabled)
-        if not self.alive:
+        super().set_accept_enabled(enabled and alive)
+        if self.tally is not None:
+            self.tally.tell(self.place, self.nr_conns if enabled and alive else None)
+        if not alive:
             for listener in self.sockets:
                 listener.close()
             self._leave_off()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take who has connected; gunicorn takes one a turn, and of many who come at a time the last waits for long.
+
+        All processes are told of each. A connection may stay for long, so who has the fewest takes the next: all of
+        them in one process would leave the others' processors with nothing to do.
+        """
+        for _ in range(_ACCEPTS):
+            if self._gives_way():
+                time.sleep(_MOMENT)
+                return
+            before = self.nr_conns
+            super().accept(listener)
+            if self.nr_conns in (before, self.worker_connections) or not select.select([listener], [], [], 0)[0]:
+                return
+
+    def _gives_way(self) -> bool:
+        """Whether another process, which has fewer connections, is to take the next one, and has not been too slow."""
+        fewest = self.tally.fewest_elsewhere(self.place) if self.tally is not None and self.alive else None
+        if fewest is None or self.nr_conns <= fewest:
+            return False
+        now = time.monotonic()
+        if fewest != self._fewest or now - self._gave_way > _RESTS:
+            self._fewest, self._gave_way = fewest, now
+        return now - self._gave_way < _GIVES_WAY
+
+    @property
+    def nr_conns(self) -> int:
+        """Connections of this process; gunicorn counts them."""
+        return self._connections
+
+    @nr_conns.setter
+    def nr_conns(self, count: int) -> None:
+        self._connections = count
+        if self.tally is not None and self._accepting:
+            self.tally.tell(self.place, count)
 
     def _leave_off(self) -> threading.Thread:
         """Have what goes on beside requests end."""
@@ -271,6 +393,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._leaving = threading.Thread(target=self.app.background.stop, name="leaving", daemon=True)
             self._leaving.start()
         return self._leaving
+
+    def on_client_socket_readable(self, conn: TConn, client: Client) -> None:
+        """A client that was answered says something again.
+
+        Under load each call of the kernel's costs the main loop a wait for the interpreter, so who is refused then
+        stays where he is.
+        """
+        if self.app.admission.is_full:
+            client.begin(conn.parser.unreader.take_buffered() if conn.parser else b"")
+            if client.listen_on(self.body_most) == "whole" and self.app.admission.turns_away(client.path):
+                self.keepalived_conns.remove(conn)
+                if self._may_ask_again(conn):
+                    conn.set_timeout()
+                    self.keepalived_conns.append(conn)
+                else:
+                    self.poller.unregister(client)
+                    self._dismiss(conn)
+                return
+        super().on_client_socket_readable(conn, client)
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection is new, or readable, or a further request came with the one before."""
@@ -303,6 +444,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _decide(self, conn: TConn, heard: Heard) -> None:
         if heard == "whole":
+            if self.app.admission.turns_away(conn.sock.path):
+                if self._may_ask_again(conn):
+                    conn.set_timeout()
+                    self.keepalived_conns.append(conn)
+                    readable = functools.partial(self.on_client_socket_readable, conn)
+                    self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+                else:
+                    self._dismiss(conn)
+                return
             if self._in_threads < self.cfg.threads or conn.sock.path in versions.OPEN:
                 self._in_threads += 1
                 super().enqueue_req(conn)
@@ -312,6 +462,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif heard in _ANSWERS:
             conn.sock.reply(_ANSWERS[heard])
         self._dismiss(conn)
+
+    def _may_ask_again(self, conn: TConn) -> bool:
+        """Refuse a request; whether its client stays, for to connect anew would cost both more."""
+        # Those that are kept may not keep new ones out, as after an answer.
+        if conn.sock.forget() and self.alive and len(self.keepalived_conns) < self.max_keepalived:
+            return bool(conn.sock.reply(_COME_AGAIN))
+        conn.sock.reply(_OVERLOADED)
+        return False
 
     def _stop_hearing(self, conn: TConn, answer: bytes = b"") -> None:
         del self._hearing[conn]
@@ -324,10 +482,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Have gunicorn close the connection, as after a request that a thread was done with."""
         self.method_queue.defer(self.finish_request, conn, _DISMISSED)
 
+    def handle(self, conn: TConn) -> bool:
+        """Answer a request, and those that follow closely; whether there may be more. In a thread of its own."""
+        stays: bool = super().handle(conn)
+        while stays and self._follows(conn):
+            stays = super().handle(conn)
+        return stays
+
+    def _follows(self, conn: TConn) -> bool:
+        """Whether the client's next request has come in, or comes in very soon, and may be answered by this thread."""
+        if not self.alive or self._in_threads > self.cfg.threads // 2:
+            return False
+        conn.sock.begin(conn.parser.unreader.take_buffered())
+        conn.sock.await_more(_LINGER)
+        return conn.sock.listen_on(self.body_most) == "whole" and not self.app.admission.is_full
+
     def finish_request(self, conn: TConn, fs: concurrent.futures.Future[Any]) -> None:
         """A thread is done with a connection."""
         if fs is not _DISMISSED:
             self._in_threads -= 1
+            if conn.sock.said and fs.exception() is None:  # Of what has been read already the poller does not tell.
+                self.enqueue_req(conn)
+                return
         super().finish_request(conn, fs)
 
     def murder_pending(self) -> None:

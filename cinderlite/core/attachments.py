@@ -13,14 +13,15 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from cinderlite import errors
-from cinderlite.ceph.cluster import Cluster
+from cinderlite.ceph.cluster import Cluster, HeldImage
 from cinderlite.context import Context, World
 from cinderlite.core import (
     actions,
@@ -34,6 +35,7 @@ from cinderlite.core import (
     states,
     tuning,
     volumes,
+    whole,
 )
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import clock, models
@@ -58,6 +60,8 @@ LIFECYCLE = states.Machine(
 
 #: Seconds that the reconciler waits for one guest to let a disk go; it asks again.
 _LOOKS_FOR = 0.2
+#: Tries, one every two seconds, after which a dead guest's client should have lost its watch.
+_DOUBTS_AFTER = 20
 
 
 def visible(ctx: Context, *, all_projects: bool = False) -> Select[models.Attachment]:
@@ -98,10 +102,13 @@ def of_servers(ctx: Context, server_ids: Sequence[str]) -> dict[str, list[models
 
 def on_server(ctx: Context, server: Server, volume_id: str) -> models.Attachment:
     """The attachment of one volume to one server. Raises NotAttached."""
-    for row in of_server(ctx, server):
-        if row.volume_id == volume_id:
-            return row
-    raise errors.NotAttached(server.id, volume_id)
+    table = models.Attachment
+    mine = table.server_id == server.id, table.volume_id == volume_id, table.managed
+    with ctx.world.db.read() as session:
+        found = session.scalars(visible(ctx, all_projects=True).where(*mine)).first()
+    if found is None:
+        raise errors.NotAttached(server.id, volume_id)
+    return found
 
 
 def attach(
@@ -125,13 +132,8 @@ def attach(
     if server.status not in server.attachable:
         server = servers.get(ctx, server.id)  # It may have been started since it was last seen.
     if server.status not in server.attachable:
-        raise errors.Conflict(
-            f"Cannot 'attach_volume' instance {server.id} while it is in vm_state {servers.vm_state(server)}"
-        )
-    with ctx.world.db.read() as session:
-        asked = session.get(models.Volume, volume_id)
-    if asked is None:
-        raise errors.VolumeNotFound(volume_id)
+        raise _cannot_attach(server, servers.vm_state(server))
+    asked = whole.named(ctx.world, volume_id)
     ctx.world.cluster_of(asked).check()
     attachment_id = models.new_id()
     attachment = models.Attachment(
@@ -145,19 +147,30 @@ def attach(
         cephx_name=cephx_users.name(ctx.world, attachment_id, asked.host, asked.namespace),
     )
     owner = LIFECYCLE.start(attachment, "attach", ctx.settings.lease, ctx.request_id)
-    with ctx.world.db.write() as session:
-        volume = _take_volume(ctx, session, server, volume_id)
-        if volume.multiattach and not multiattach:
-            raise errors.BadRequest("Multiattach volumes are only supported starting with compute API version 2.60.")
-        _refuse_taken_name(session, server, device)
-        actions.begin(session, ctx, actions.ATTACH, [(server.id, server.host)])
-        attachment.project_id = volume.project_id
-        attachment.mode = "ro" if volume.readonly else "rw"
-        session.add(attachment)
-    outcome = LIFECYCLE.run(ctx.world, attachment, owner)
+    with contextlib.ExitStack() as stack:
+        free = asked.status in ("available", "in-use") and _is_for(ctx, asked, server)
+        held = stack.enter_context(holders.holding(ctx.world, asked)) if free else None
+        with ctx.world.db.write() as session:
+            volume = _take_volume(ctx, session, server, volume_id)
+            if volume.multiattach and not multiattach:
+                raise errors.BadRequest(
+                    "Multiattach volumes are only supported starting with compute API version 2.60."
+                )
+            _refuse_taken_name(session, server, device)
+            actions.begin(session, ctx, actions.ATTACH, [(server.id, server.host)])
+            attachment.project_id = volume.project_id
+            attachment.mode = "ro" if volume.readonly else "rw"
+            session.add(attachment)
+        outcome = LIFECYCLE.run(ctx.world, attachment, owner, held=held)
+    if isinstance(outcome.error, errors.GuestGone):  # It has ended since it was looked up.
+        raise _cannot_attach(server, "stopped") from outcome.error
     if outcome.error is not None:
         raise outcome.error
     return outcome.row or get(ctx, attachment.id)
+
+
+def _cannot_attach(server: Server, vm_state: str) -> errors.Conflict:
+    return errors.Conflict(f"Cannot 'attach_volume' instance {server.id} while it is in vm_state {vm_state}")
 
 
 def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str) -> models.Volume:
@@ -166,7 +179,7 @@ def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str)
     Raises VolumeNotFound, InvalidVolume, TooManyAttachments, InvalidQosSpecs.
     """
     volume = volumes.lock(session, volume_id)
-    if not ctx.is_admin and not volume.project_id == ctx.project_id == server.project_id:
+    if not _is_for(ctx, volume, server):
         raise errors.VolumeNotFound(volume_id)
     held = select(models.Attachment.server_id, models.Attachment.status)
     holding = session.execute(held.where(models.Attachment.volume_id == volume_id)).all()
@@ -180,6 +193,11 @@ def _take_volume(ctx: Context, session: Session, server: Server, volume_id: str)
     limits.refuse_flawed(session, volume)
     holders.show(session, volume_id, holders.status(["attaching", *(status for _, status in holding)]))
     return volume
+
+
+def _is_for(ctx: Context, volume: models.Volume, server: Server) -> bool:
+    """Whether the caller may bring them together."""
+    return ctx.is_admin or volume.project_id == ctx.project_id == server.project_id
 
 
 def _refuse_full_server(ctx: Context, session: Session, server: Server) -> None:
@@ -203,9 +221,9 @@ def _refuse_taken_name(session: Session, server: Server, device: str | None) -> 
 
 
 @LIFECYCLE.step("attach")
-def _attach(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _attach(world: World, attachment: models.Attachment, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return _plug(world, attachment)
+        return _plug(world, attachment, arguments.get("held"))
     except (errors.Unavailable, errors.DeviceHeld):
         raise
     except errors.CinderliteError:
@@ -213,12 +231,31 @@ def _attach(world: World, attachment: models.Attachment, _arguments: Mapping[str
         raise
 
 
-def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
+def _plug(world: World, attachment: models.Attachment, held: holders.Held | None = None) -> dict[str, Any]:
     guest = _find(world, attachment)
+    volume = whole.named(world, attachment.volume_id)
+    with contextlib.ExitStack() as stack:
+        if held is None or not held.is_of(volume):
+            held = stack.enter_context(holders.holding(world, volume))
+        # First and beside all else, since the monitors take long for a new user; it has ended when this has, or it
+        # would make the user after that was removed for a guest that refuses.
+        image = held.result
+        login = stack.enter_context(threads.beside("login", lambda: _login(world, attachment, volume, image)))
+        return _plug_as(world, attachment, volume, guest, login=login, held=held)
+
+
+def _plug_as(
+    world: World,
+    attachment: models.Attachment,
+    volume: models.Volume,
+    guest: Guest,
+    *,
+    login: Future[cephx_users.Login],
+    held: holders.Held,
+) -> dict[str, Any]:
     table = models.Attachment
     beside = or_(table.server_id == attachment.server_id, table.volume_id == attachment.volume_id)
     with world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
         left = leftovers.of(session, attachment.server_id, volume.id)
         others = session.scalars(select(table).where(beside, table.id != attachment.id)).all()
         wanted, tuned = limits.of_disk(session, volume), tuning.of_disk(session, volume, guest.server.metadata)
@@ -227,32 +264,52 @@ def _plug(world: World, attachment: models.Attachment) -> dict[str, Any]:
     cluster = world.cluster_of(volume)
     if volume.multiattach:
         cluster.share(volume.image)
+    shared = any(one.volume_id == volume.id for one in others)
     users: list[str] = []
-    # The monitors have to agree on a new user, which takes longer than all the rest.
-    disk = threads.begin("disk", lambda: _disk(world, attachment, volume, tuned, wanted))
+
+    def made(*, alone: bool) -> RbdDisk:
+        """The disk; it is to be had `alone`, if that is said, and the users of its image are noted."""
+        if login.result().watchers is None:
+            cluster.ping()  # While QEMU opens an image all of the VM waits for Ceph.
+        users[:] = [] if login.result().watchers == [] else holders.strangers(world, volume)
+        if alone and users:
+            raise errors.OpenElsewhere(volume.id, ", ".join(users))
+        return _disk(world, attachment, volume, tuned, wanted, login=login.result())
+
     try:
-        if any(one.volume_id == volume.id for one in others):
-            users = holders.strangers(world, volume)
-        else:
-            _refuse_strangers(world, guest, volume)
-        cluster.ping()  # While QEMU opens an image all of the VM waits for Ceph.
-    finally:
-        threads.wait(disk)
-    device = guest.attach(disk.result(), taken)
+        device = _into(guest, lambda: made(alone=not shared), taken)
+    except errors.OpenElsewhere:
+        _refuse_strangers(world, guest, volume)
+        device = _into(guest, lambda: made(alone=False), taken)
     return {
         "device": device,
         "attached_at": attachment.attached_at or models.utcnow(),
         "guest_missed_at": None,
-        "clients": _clients(world, volume, attachment, users),
+        "clients": _clients(world, volume, attachment, users if shared else (), held),
     }
 
 
+def _into(guest: Guest, made: Callable[[], RbdDisk], taken: Collection[str]) -> str:
+    """Plug a disk into a guest, which is asked how it is while the disk is made; its name there.
+
+    Raises what `made` raises; nothing is changed then.
+    """
+    with threads.beside("disk", made) as disk:
+        device = guest.attach(disk, taken)
+    disk.result()  # A guest that is off gets its disk later, and did not ask for it.
+    return device
+
+
 def _clients(
-    world: World, volume: models.Volume, attachment: models.Attachment, others: Collection[str]
+    world: World,
+    volume: models.Volume,
+    attachment: models.Attachment,
+    others: Collection[str],
+    held: holders.Held | None = None,
 ) -> list[str] | None:
     """Addresses of the clients by which the server has the image open, and not these `others`; None if unknown."""
     try:
-        now = holders.seen(world, volume)
+        now = holders.seen(world, volume, None if held is None else held.result().watchers())
     except (errors.Unavailable, errors.CephError) as error:
         LOG.warning("attachment %s: its server's clients are not known: %s", attachment.id, error)
         return None
@@ -274,13 +331,24 @@ def disk_of(world: World, attachment: models.Attachment, volume: models.Volume, 
     """
     with world.db.read() as session:
         wanted, tuned = limits.of_disk(session, volume), tuning.of_disk(session, volume, server.metadata)
-    return _disk(world, attachment, volume, tuned, wanted)
+    return _disk(world, attachment, volume, tuned, wanted, login=_login(world, attachment, volume))
+
+
+def _login(
+    world: World, attachment: models.Attachment, volume: models.Volume, held: Callable[[], HeldImage] | None = None
+) -> cephx_users.Login:
+    return cephx_users.login(world, attachment, volume, host=volume.host, namespace=volume.namespace, held=held)
 
 
 def _disk(
-    world: World, attachment: models.Attachment, volume: models.Volume, tuned: Tuning, wanted: limits.Limits
+    world: World,
+    attachment: models.Attachment,
+    volume: models.Volume,
+    tuned: Tuning,
+    wanted: limits.Limits,
+    *,
+    login: cephx_users.Login,
 ) -> RbdDisk:
-    login = cephx_users.login(world, attachment, volume, host=volume.host, namespace=volume.namespace)
     disk = disk_in(world, volume, world.cluster_of(volume), tuned)
     read_only = attachment.mode == "ro"
     return dataclasses.replace(disk, user=login.user, key=login.key, read_only=read_only, limits=wanted)
@@ -306,18 +374,16 @@ def disk_in(world: World, volume: models.Volume, cluster: Cluster, tuned: Tuning
 def _is_shared(world: World, attachment: models.Attachment) -> bool:
     """Whether others may hold the volume too, so that a client that has its image open can be theirs."""
     table = models.Attachment
-    with world.db.read() as session:
+    with world.db.look() as connection:
         others = select(table.id).where(table.volume_id == attachment.volume_id, table.id != attachment.id)
-        return session.execute(others).first() is not None
+        return connection.execute(others).first() is not None
 
 
 def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None:
-    """Raise InvalidVolume if a client, not this guest, has the volume's image open.
+    """Raise OpenElsewhere if a client, not this guest, has the volume's image open.
 
     librbd itself would let two writers take turns on one image, and their file systems would not survive it.
     """
-    if not holders.strangers(world, volume):
-        return
     with contextlib.suppress(errors.GuestGone):  # It has no disks while it is off.
         if volume.id in guest.disks():
             return
@@ -325,14 +391,15 @@ def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None
         guest.detach(volume.id, 0)
     watchers = holders.strangers(world, volume)
     if watchers:
-        raise errors.InvalidVolume(f"volume {volume.id} is still open elsewhere: {', '.join(watchers)}")
+        holders.doubt(world, volume)
+        raise errors.OpenElsewhere(volume.id, ", ".join(watchers))
 
 
 @LIFECYCLE.step("restore")
 def _restore(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return _plug(world, attachment)
-    except errors.InvalidVolume as error:  # The watch of the guest's former process lapses after 30 s.
+    except errors.OpenElsewhere as error:  # The watch of the guest's former process lapses after 30 s.
         raise errors.GuestStillWatches(error.message) from error
 
 
@@ -406,8 +473,8 @@ def detach(ctx: Context, attachment: models.Attachment) -> None:
 
 def _refuse_root(world: World, attachment: models.Attachment) -> None:
     """Raise BadRequest for a bootable volume that the server boots from, as far as it can tell now."""
-    with world.db.read() as session:
-        bootable = session.scalar(select(models.Volume.bootable).where(models.Volume.id == attachment.volume_id))
+    with world.db.look() as connection:
+        bootable = connection.scalar(select(models.Volume.bootable).where(models.Volume.id == attachment.volume_id))
     if not bootable:
         return
     with contextlib.suppress(errors.GuestGone, errors.Unavailable):
@@ -418,19 +485,20 @@ def _refuse_root(world: World, attachment: models.Attachment) -> None:
 @LIFECYCLE.step("detach")
 def _detach(world: World, attachment: models.Attachment, intent: Mapping[str, Any]) -> None:
     # Who asked waits; after that it is the reconciler who looks, and others wait for that.
-    wait = world.settings.detach_wait if not intent.get("tries") else min(world.settings.detach_wait, _LOOKS_FOR)
-    try:
-        _find(world, attachment).detach(attachment.volume_id, wait)
-    except errors.GuestGone:
-        _refuse_watched(world, attachment)
-    except errors.DeviceHeld as error:
-        most, asked_at = world.settings.give_up_detach_after, intent.get("asked_at")
-        with world.db.read() as session:
-            late = most and asked_at is not None and clock.read(session) - asked_at > most
-        if late:
-            raise errors.DetachGivenUp(attachment.server_id, f"{most:g}") from error
-        raise
-    revoke(world, attachment)
+    first = not intent.get("tries")
+    wait = world.settings.detach_wait if first else min(world.settings.detach_wait, _LOOKS_FOR)
+    with _revoking(world, attachment, made=intent.get("verb") != "undo", soon=first) as let_go:
+        try:
+            _find(world, attachment).detach(attachment.volume_id, wait, let_go)
+        except errors.GuestGone:
+            _refuse_watched(world, attachment, intent.get("tries", 0))
+        except errors.DeviceHeld as error:
+            most, asked_at = world.settings.give_up_detach_after, intent.get("asked_at")
+            with world.db.read() as session:
+                late = most and asked_at is not None and clock.read(session) - asked_at > most
+            if late:
+                raise errors.DetachGivenUp(attachment.server_id, f"{most:g}") from error
+            raise
 
 
 LIFECYCLE.step("undo")(_detach)
@@ -445,21 +513,44 @@ def _end(world: World, attachment: models.Attachment, _arguments: Mapping[str, A
     world.wake.set()  # Its volume may be deleted with it.
 
 
-def revoke(world: World, attachment: models.Attachment) -> None:
+def revoke(world: World, attachment: models.Attachment, *, made: bool = True) -> None:
     """Remove the cephx user that was made for it, now that no guest needs it; who still uses it is fenced.
 
-    Raises Unavailable.
+    `made` as for `cephx_users.revoke`. Raises Unavailable.
     """
-    if attachment.cephx_name is None:
+    with _revoking(world, attachment, made=made, soon=True):
+        pass
+
+
+@contextlib.contextmanager
+def _revoking(
+    world: World, attachment: models.Attachment, *, made: bool, soon: bool
+) -> Iterator[Callable[[], None] | None]:
+    """The same at the end of what is done meanwhile, if it does not fail. The user can go before that.
+
+    That begins when what is yielded is called: the guest has no such disk any more, but may not have closed its image
+    yet. If that is likely to be `soon`, the image is opened now, to be looked at then.
+    """
+    name = attachment.cephx_name
+    if name is None:
+        yield None
         return
-    with world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
-    cephx_users.revoke(world, attachment.cephx_name, volume.host, volume.namespace)
-    if attachment.clients:
-        _fence_left(world, volume, attachment.clients)
+    volume = whole.named(world, attachment.volume_id)
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(holders.holding(world, volume)) if attachment.clients and soon else None
+        revoked = threads.Upon(
+            "revoke", lambda: cephx_users.revoke(world, name, volume.host, volume.namespace, made=made)
+        )
+        stack.callback(revoked.end)
+        yield revoked.begin
+        # At a time: who opens the image from now on is another client than those that had it.
+        revoked.begin()
+        if attachment.clients:
+            _fence_left(world, volume, attachment.clients, held)
+        revoked.result()
 
 
-def _fence_left(world: World, volume: models.Volume, clients: Collection[str]) -> None:
+def _fence_left(world: World, volume: models.Volume, clients: Collection[str], held: holders.Held | None) -> None:
     """Have Ceph take nothing more from clients of an attachment that has ended, should they have the image open still.
 
     As a rule they have not: a guest closes the image before it has let the disk go. One that was killed did not, and
@@ -468,7 +559,8 @@ def _fence_left(world: World, volume: models.Volume, clients: Collection[str]) -
     deadline = time.monotonic() + _CLOSES_WITHIN
     while True:
         try:
-            left = set(world.cluster_of(volume).info(volume.image).watchers).intersection(clients)
+            watchers = held.result().watchers() if held else world.cluster_of(volume).info(volume.image).watchers
+            left = set(watchers).intersection(clients)
         except (errors.ImageNotFound, errors.BackendMissing):
             return
         if not left:
@@ -490,17 +582,18 @@ def _find(world: World, attachment: models.Attachment) -> Guest:
         raise errors.GuestGone(attachment.server_id) from error
 
 
-def _refuse_watched(world: World, attachment: models.Attachment) -> None:
+def _refuse_watched(world: World, attachment: models.Attachment, tries: int) -> None:
     """The guest's process is gone; its volume is free once Ceph has seen that too (30 s after a kill)."""
     if _is_shared(world, attachment):
         return
-    with world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
+    volume = whole.named(world, attachment.volume_id)
     try:
         watchers = holders.strangers(world, volume)
     except errors.ImageNotFound:
         return
     if watchers:
+        if tries and tries % _DOUBTS_AFTER == 0:
+            holders.doubt(world, volume)
         raise errors.GuestStillWatches(", ".join(watchers))
 
 
@@ -604,8 +697,7 @@ def _limited(guest: Guest, wanted: Mapping[str, limits.Limits]) -> frozenset[str
 def _meet(world: World, row: models.Attachment) -> None:
     """Note by which clients a server has a volume that came into it at its start, where these can be no other's."""
     if not _is_shared(world, row):
-        with world.db.read() as session:
-            volume = session.get_one(models.Volume, row.volume_id)
+        volume = whole.named(world, row.volume_id)
         with contextlib.suppress(errors.ImageNotFound):
             _set_clients(world, [row.id], _clients(world, volume, row, ()))
 

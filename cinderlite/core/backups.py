@@ -204,18 +204,19 @@ def _description(volume: models.Volume) -> dict[str, Any]:
 
 
 @LIFECYCLE.step("create")
-def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _create(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -> dict[str, Any]:
     _wait_for_earlier(world, backup)
     with world.db.read() as session:
         volume = session.get_one(models.Volume, backup.volume_id)
         parent = session.get(models.Backup, backup.parent_id) if backup.parent_id else None
+    volumes.wait_for_move(volume)
     if volume.encryption_key_id is not None:
         encryption.give_key(world, backup, volume.encryption_key_id)
     source, snap = world.cluster_of(volume), backup.details["snap"]
     own = backup.snapshot_id is None
     if own and not vault.holds(cluster(world), backup.details["chain"], backup.id):
         snapshots.ask_guests(world, volume.id)
-        with freezes.frozen(world, [volume.id]):
+        with snapshots.waiting(arguments), freezes.frozen(world, [volume.id]):
             source.snapshot(volume.image, snap)
     with source.opened(volume.image, snap) as original:
         pieces = vault.write(
@@ -229,7 +230,8 @@ def _create(world: World, backup: models.Backup, _arguments: Mapping[str, Any]) 
             progress=_telling(world, backup.id),
         )
     if own:
-        _drop_older(world, backup, volume)
+        with snapshots.waiting(arguments):
+            _drop_older(world, backup, volume)
     return {"object_count": pieces, "fail_reason": None}
 
 
@@ -461,6 +463,7 @@ def delete(ctx: Context, backup: models.Backup, *, force: bool = False) -> None:
         given_up = LIFECYCLE.interrupt(session, backup.id, "delete", ctx.request_id, frozenset({"creating"}))
         owner = None
         if not given_up:
+            volumes.hold(session, backup.volume_id)  # It may be about to move.
             owner = LIFECYCLE.begin(
                 session,
                 backup.id,
@@ -497,13 +500,19 @@ def _delete(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -
     if any(other.stored_as == backup.stored_as for other in _others(world, backup)):
         return {}  # The same data are known under another id, too.
     if backup.snapshot_id is None and volume is not None and not volume.deleted:
+        volumes.wait_for_move(volume)
         snapshots.ask_guests(world, volume.id)
-        world.cluster_of(volume).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
+        with snapshots.waiting(arguments):
+            world.cluster_of(volume).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
     vault.remove(cluster(world), chain, backup.stored_as)
     encryption.forget_key(world, backup)
     # Only now: of two that are deleted at a time one finds that it is the last.
     last = all(other.details["chain"] != chain for other in _others(world, backup))
-    image_id = vault.remove_chain(cluster(world), chain) if last else None
+    try:
+        image_id = vault.remove_chain(cluster(world), chain) if last else None
+    except errors.ImageBusy as error:
+        # Nobody but the service opens a chain, and nothing is read from this one: whoever that is has ended, as a rule.
+        raise errors.CephUnavailable(error.message) from error
     if image_id is None:
         return {}
     return {"followed_by": {**arguments, "verb": "purge", "image_id": image_id}}

@@ -6,8 +6,9 @@ services apart that share a cluster, PLACE the pools and namespaces that a volum
 is in the attachment's row (`cephx_name`) before the user exists, and the row stays until the user is gone; so whoever
 dies, the row's own recovery removes it.
 
-What a newcomer gets wrong: the row is not all. A database may be lost or put back, and then a user is left that no row
-knows. So each is also in a list in its pool, and `sweep` removes those of ours that nothing explains.
+What a newcomer gets wrong: the row is not all. A database may be lost or put back, or monitors that stood still may
+make a user that was given up before; then one is left that no row knows. So each is also in a list in its pool, and
+`sweep` removes those of ours that nothing explains.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import select
 
 from cinderlite import errors
-from cinderlite.ceph.cluster import Cluster
+from cinderlite.ceph.cluster import Cluster, HeldImage
 from cinderlite.context import Backend, World
 from cinderlite.core import records
 from cinderlite.db import models
@@ -41,6 +42,8 @@ class Login:
 
     user: str | None
     key: str | None = dataclasses.field(repr=False)
+    #: Addresses of those, but this service's process, that had the image open just now; None if nobody looked.
+    watchers: list[str] | None = None
 
 
 # -- what they are called
@@ -68,8 +71,8 @@ def _digest(text: str) -> str:
 
 
 def _database(world: World) -> str:
-    with world.db.read() as session:
-        found = session.scalar(select(models.Recorder.database_id))
+    with world.db.look() as connection:
+        found = connection.scalar(select(models.Recorder.database_id))
     if found is None:
         with world.db.write() as session:
             found = records.identity(session).database_id
@@ -83,7 +86,7 @@ def _has_own(backend: Backend, cluster: Cluster) -> bool:
     """Whether an attachment gets a user of its own there. Raises Unavailable."""
     if backend.attachment_keys == ATTACHMENT:
         return True
-    return backend.attachment_keys == AUTO and cluster.key() is not None and cluster.makes_users()
+    return backend.attachment_keys == AUTO and cluster.makes_users()
 
 
 def login(
@@ -93,16 +96,17 @@ def login(
     *,
     host: str,
     namespace: str,
+    held: Callable[[], HeldImage] | None = None,
 ) -> Login:
     """Who opens the volume's image there for that attachment: the same whenever it is asked.
 
-    Raises ImageNotFound, UsersRefused, Unavailable.
+    `held` tells the image, if it is open or will be. Raises ImageNotFound, UsersRefused, Unavailable.
     """
     backend = world.backend(host)
     cluster = backend.cluster.within(namespace)
     try:
         if _has_own(backend, cluster):
-            return _own(world, attachment, volume, backend, cluster)
+            return _own(world, attachment, volume, backend, cluster, held=held)
         if backend.attachment_keys == PROJECT and cluster.namespace:
             return _of_project(world, volume, cluster)
     except errors.UsersRefused as error:  # As when it may not let others read the pool that a clone was made from.
@@ -113,21 +117,28 @@ def login(
 
 
 def _own(
-    world: World, attachment: models.Attachment, volume: models.Volume, backend: Backend, cluster: Cluster
+    world: World,
+    attachment: models.Attachment,
+    volume: models.Volume,
+    backend: Backend,
+    cluster: Cluster,
+    *,
+    held: Callable[[], HeldImage] | None,
 ) -> Login:
     if attachment.cephx_name is None:
         _note(world, attachment)
     user = user_of(str(attachment.cephx_name), cluster)
     what = {"attachment": attachment.id, "volume": volume.id, "server": attachment.server_id}
-    key = cluster.user_of_image(
+    made = cluster.user_of_image(
         volume.image,
         user,
         json.dumps(what).encode(),
         read_only=attachment.mode == "ro",
         # librbd has that done by who has the lock.
         flattens=volume.restored_from is not None or volume.clone_depth > backend.max_clone_depth,
+        held=None if held is None else held(),
     )
-    return Login(user, key)
+    return Login(user, made.key, made.watchers)
 
 
 def _note(world: World, attachment: models.Attachment) -> None:
@@ -143,14 +154,15 @@ def _of_project(world: World, volume: models.Volume, cluster: Cluster) -> Login:
     return Login(user, cluster.user_of_namespace(user, json.dumps(what).encode()))
 
 
-def revoke(world: World, cephx_name: str, host: str, namespace: str) -> None:
+def revoke(world: World, cephx_name: str, host: str, namespace: str, *, made: bool = True) -> None:
     """Remove an attachment's user for a pool, now that no guest needs it. Raises Unavailable.
 
-    What Ceph refuses is left to `sweep`: the guest has let the disk go, and nobody may say that it has it still.
+    If it is not sure that it was `made`, it may be made after that, and `sweep` looks for it once more. What Ceph
+    refuses is left to that, too: the guest has let the disk go, and nobody may say that it has it still.
     """
     try:
         cluster = world.cluster(host).within(namespace)
-        cluster.remove_user(user_of(cephx_name, cluster))
+        cluster.remove_user(user_of(cephx_name, cluster), for_good=made)
     except (errors.BackendMissing, errors.CephError) as error:
         LOG.warning("a cephx user of %s is left: %s", cephx_name, error)
 
@@ -193,7 +205,7 @@ def _remove(world: World, backend: Backend, user: str) -> bool:
     if user not in leftovers(world, backend, user):  # Somebody may need it since.
         return False
     backend.cluster.remove_user(user)
-    LOG.warning("cephx user %s was left, and is removed", user)
+    LOG.warning("cephx user %s, which nothing explains, is there no more", user)
     return True
 
 

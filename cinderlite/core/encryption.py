@@ -97,12 +97,12 @@ def _way(session: Session, type_id: str) -> tuple[object, ...] | None:
 def plan(
     ctx: Context, session: Session, kind: models.VolumeType, like: str | None, like_type: str | None, *, anew: bool
 ) -> dict[str, Any]:
-    """What the intent of a new volume says of its encryption; nothing if its type has none.
+    """What the intent of a new volume says of its encryption; nothing if its type, of `types.for_new_volume`, has none.
 
     `like` is the key of what it is made from, and `like_type` the type of that; `anew` if there need not be one.
     Raises InvalidInput or InvalidVolumeType if it cannot be had.
     """
-    row = _find(session, kind.id)
+    row = kind.encryption
     if row is None:
         if like is not None:
             raise errors.InvalidInput(f"Its source is encrypted, and volumes of type {kind.name} are not.")

@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import attachments, holders, leftovers, messages, own_clients, volumes
+from cinderlite.core import attachments, holders, leftovers, messages, own_clients, volumes, whole
 from cinderlite.core.attachments import LIFECYCLE
 from cinderlite.db import models
 
@@ -40,8 +40,7 @@ def force_detach(ctx: Context, attachment: models.Attachment, named: Collection[
     `named` are the addresses of the server's clients if the caller knows better. Raises ClientsUnclear, InvalidInput,
     Unavailable, Conflict if our user may fence nobody. Nothing has changed then.
     """
-    with ctx.world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
+    volume = whole.named(ctx.world, attachment.volume_id)
     ctx.world.cluster_of(volume).check()
     clients = _clients(ctx.world, volume, attachment, named)
     owner = _begin(ctx, attachment, {"clients": clients, "named": bool(named)})
@@ -61,8 +60,7 @@ def by_operator(world: World, attachment_id: str, named: Collection[str]) -> str
     ctx = Context(world, "", "", frozenset(), "cinderlite-manage", is_admin=True)
     attachment = attachments.get(ctx, attachment_id)
     force_detach(ctx, attachment, named)
-    with world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
+    volume = whole.named(world, attachment.volume_id)
     return f"volume {volume.id} is {volume.status}"
 
 
@@ -91,8 +89,7 @@ def _force(world: World, attachment: models.Attachment, intent: Mapping[str, Any
     if attachment.managed and _let_go(world, attachment):
         attachments.revoke(world, attachment)
         return {}
-    with world.db.read() as session:
-        volume = session.get_one(models.Volume, attachment.volume_id)
+    volume = whole.named(world, attachment.volume_id)
     cluster, clients = world.cluster_of(volume), _to_fence(world, volume, attachment, intent)
     if clients:
         LOG.warning(
@@ -143,6 +140,7 @@ def _wait_until_gone(world: World, volume: models.Volume, clients: Collection[st
         if not left:
             return
         if time.monotonic() > deadline:
+            holders.doubt(world, volume)
             raise errors.FencePending(", ".join(sorted(left)))
         time.sleep(_LOOK_AGAIN)
 

@@ -151,20 +151,23 @@ def _undisturbed(world: World, row: models.GroupSnapshot) -> Sequence[models.Sna
 @LIFECYCLE.step("create")
 def _create(world: World, row: models.GroupSnapshot, arguments: Mapping[str, Any]) -> None:
     taken = _undisturbed(world, row)
-    with freezes.frozen(world, [one.volume_id for one in taken]):
+    with snapshots.waiting(arguments), freezes.frozen(world, [one.volume_id for one in taken]):
         for one in taken:
             jobs.checkpoint()
             world.cluster_of(one.volume).snapshot(one.volume.image, one.snap)
         if arguments["consistent"]:
-            _hold_moment(world, row, taken)
+            try:
+                _hold_moment(world, row, taken)
+            except errors.CephError:  # It failed for good, or the next try takes a moment of its own.
+                _forget_moment(world, row, taken)
+                raise
 
 
 def _hold_moment(world: World, row: models.GroupSnapshot, taken: Sequence[models.Snapshot]) -> None:
     """Have the members hold one moment: that of Ceph's group snapshot, which stays for those that do not yet."""
     cluster = world.cluster_of(taken[0].volume)
-    images = [one.volume.image for one in taken]
     try:
-        cluster.group_snapshot(row.snap, images)
+        cluster.group_snapshot(row.snap, [one.volume.image for one in taken])
     except errors.ImageBusy as error:
         if _others_are_taken(world, row):
             raise errors.MembersBusy(row.group_id) from error
@@ -177,7 +180,12 @@ def _hold_moment(world: World, row: models.GroupSnapshot, taken: Sequence[models
         if one.id in late:
             cluster.remove_snapshot(one.volume.image, one.snap)
     if not late:
-        cluster.remove_group_snapshot(row.snap, images)
+        _forget_moment(world, row, taken)
+
+
+def _forget_moment(world: World, row: models.GroupSnapshot, taken: Sequence[models.Snapshot]) -> None:
+    """Remove what Ceph holds of that moment."""
+    world.cluster_of(taken[0].volume).remove_group_snapshot(row.snap, [one.volume.image for one in taken])
 
 
 def _others_are_taken(world: World, row: models.GroupSnapshot) -> bool:
@@ -230,13 +238,15 @@ def _nobody_copies(row: models.GroupSnapshot, present: Sequence[models.Snapshot]
 
 
 @LIFECYCLE.step("delete")
-def _delete(world: World, row: models.GroupSnapshot, _arguments: Mapping[str, Any]) -> None:
+def _delete(world: World, row: models.GroupSnapshot, arguments: Mapping[str, Any]) -> None:
     present = _undisturbed(world, row)
-    for one in present:
-        jobs.checkpoint()
-        world.cluster_of(one.volume).remove_snapshot(one.volume.image, one.snap)
-    if present:
-        world.cluster_of(present[0].volume).remove_group_snapshot(row.snap, [one.volume.image for one in present])
+    with snapshots.waiting(arguments):
+        for one in present:
+            jobs.checkpoint()
+            volumes.wait_for_move(one.volume)
+            world.cluster_of(one.volume).remove_snapshot(one.volume.image, one.snap)
+        if present:
+            _forget_moment(world, row, present)
 
 
 @LIFECYCLE.settled

@@ -7,15 +7,22 @@ is left alone, and what follows from the attachments becomes the status that it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 
 from sqlalchemy import BindParameter, Update, bindparam, case, or_, select, update
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
+from cinderlite.ceph.cluster import HeldImage
 from cinderlite.context import World
 from cinderlite.core import states
 from cinderlite.db import models
+from cinderlite.guests import threads
+
+LOG = logging.getLogger(__name__)
 
 #: An attachment's status → its volume's, the strongest first. What could not be taken out again may still be there.
 SHOWN = {
@@ -53,16 +60,66 @@ def strangers(world: World, volume: models.Volume) -> list[str]:
     return sorted(found)
 
 
-def seen(world: World, volume: models.Volume) -> set[str]:
-    """The same by one look, in which there can be one of this service's that has just ended. Raises ImageNotFound."""
-    found = set(world.cluster_of(volume).info(volume.image).watchers)
+def seen(world: World, volume: models.Volume, watchers: Iterable[str] | None = None) -> set[str]:
+    """The same by one look, in which there can be one of this service's that has just ended; or of those `watchers`.
+
+    Raises ImageNotFound.
+    """
+    found = set(world.cluster_of(volume).info(volume.image).watchers if watchers is None else watchers)
     return found - ours(world, volume.id) if found else found
+
+
+class Held:
+    """A volume's image as it was found at one moment, which is opened beside what is done meanwhile."""
+
+    def __init__(self, volume: models.Volume, opening: Future[HeldImage]) -> None:
+        self._place = _place(volume)
+        self._opening = opening
+
+    def is_of(self, volume: models.Volume) -> bool:
+        """Whether it is a volume's image as that is found now, and is open or will be."""
+        return self._place == _place(volume) and self._opening.exception() is None
+
+    def result(self) -> HeldImage:
+        """It, when it is open. Raises ImageNotFound, Unavailable, BackendMissing, CephError."""
+        return self._opening.result()
+
+
+def _place(volume: models.Volume) -> tuple[str, str, str]:
+    return volume.host, volume.namespace, volume.image
+
+
+@contextlib.contextmanager
+def holding(world: World, volume: models.Volume) -> Iterator[Held]:
+    """Open a volume's image beside what is done meanwhile, which is as quick as not to look at it more than once."""
+    with (
+        contextlib.ExitStack() as after,
+        threads.beside("hold", lambda: world.cluster_of(volume).hold(volume.image)) as opening,
+    ):
+        after.callback(_close, opening)
+        yield Held(volume, opening)
+
+
+def _close(opening: Future[HeldImage]) -> None:
+    if opening.exception() is None:
+        opening.result().close()
+
+
+def doubt(world: World, volume: models.Volume) -> None:
+    """Have Ceph make sure of strangers that a volume is refused for, so that none is counted who died long ago.
+
+    If so, that shows half a minute later; as well as can be.
+    """
+    try:
+        world.cluster_of(volume).look_anew(volume.image)
+    except (errors.Unavailable, errors.CephError) as error:
+        LOG.warning("volume %s: who has it open is not made sure of: %s", volume.id, error)
 
 
 def ours(world: World, volume_id: str) -> frozenset[str]:
     """Addresses of the client, maybe another process's, by which the volume's image is being made whole."""
-    with world.db.read() as session:
-        clients = session.scalar(select(models.Flatten.clients).where(models.Flatten.id == volume_id))
+    with world.db.look() as connection:
+        clients = connection.scalar(select(models.Flatten.clients).where(models.Flatten.id == volume_id))
     return frozenset(clients or ())
 
 

@@ -53,9 +53,9 @@ def _limit(world: World, volume_id: str) -> None:
     table = models.Volume
     with world.db.read() as session:
         volume = session.get(table, volume_id)
-        if volume is None or volume.limits_due is None:
-            return  # Somebody else was quicker.
-        wanted = limits.of_image(session, volume)
+    if volume is None or volume.limits_due is None:
+        return  # Somebody else was quicker.
+    wanted = limits.of_image(world, volume)
     cluster = world.cluster_of(volume)
     cluster.check()
     # librbd asks the guest that has the image open, and would cut one off that does not answer.
@@ -65,7 +65,12 @@ def _limit(world: World, volume_id: str) -> None:
     except errors.ImageNotFound:
         LOG.info("volume %s has no image to be limited", volume_id)
     with world.db.write() as session:
-        as_seen = table.id == volume_id, table.limits_due == volume.limits_due, table.host == volume.host
+        as_seen = (
+            table.id == volume_id,
+            table.limits_due == volume.limits_due,
+            table.host == volume.host,
+            table.busy == 0,
+        )
         done = session.execute(update(table).where(*as_seen).values(limits_due=None))
         if done.rowcount == 0:  # type: ignore[attr-defined]
             # Somebody else was here meanwhile: which of the two came last at the image nobody knows.

@@ -12,10 +12,11 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, bindparam, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from cinderlite import errors
+from cinderlite.context import World
 from cinderlite.db import models
 
 _UNITS = "iops", "bytes"
@@ -87,30 +88,42 @@ def kept(specs: Mapping[str, str], size: int, *, together: bool = False) -> Limi
 # -- what a volume is to have
 
 
-def _specs(session: Session, type_id: str, consumers: tuple[str, str]) -> dict[str, str] | None:
-    """The specs of a type that such a consumer is to keep."""
+def _specs(session: Session, type_id: str) -> dict[str, str] | None:
+    """The specs of a type that who opens a volume is to keep."""
     specs_id = session.get_one(models.VolumeType, type_id).qos_specs_id
     if specs_id is None:
         return None
     # Of what the session has read already it asks the database no second time.
     found = session.get_one(models.QosSpecs, specs_id, options=[selectinload(models.QosSpecs.keys)])
-    return {row.key: row.value for row in found.keys} if found.consumer in consumers else None
+    return {row.key: row.value for row in found.keys} if found.consumer in FRONT_END else None
 
 
 def told(session: Session, volume: models.Volume, type_id: str | None = None) -> dict[str, str] | None:
     """The specs that who opens the volume is told to keep, with another type if one is named."""
-    specs = _specs(session, type_id or volume.volume_type_id, FRONT_END)
+    specs = _specs(session, type_id or volume.volume_type_id)
     return None if specs is None else reckoned(specs, volume.size)
 
 
 def of_disk(session: Session, volume: models.Volume) -> Limits:
     """The limits that QEMU is to keep where the volume is plugged in."""
-    return kept(_specs(session, volume.volume_type_id, FRONT_END) or {}, volume.size)
+    return kept(_specs(session, volume.volume_type_id) or {}, volume.size)
 
 
-def of_image(session: Session, volume: models.Volume) -> Limits:
+#: Made once: every new volume needs it.
+_OF_IMAGE = (
+    select(models.QosKey.key, models.QosKey.value)
+    .join(models.QosSpecs, models.QosSpecs.id == models.QosKey.qos_specs_id)
+    .join(models.VolumeType, models.VolumeType.qos_specs_id == models.QosSpecs.id)
+    .where(models.VolumeType.id == bindparam("type"), models.QosSpecs.consumer.in_(BACK_END))
+)
+
+
+def of_image(world: World, volume: models.Volume) -> Limits:
     """The limits that every librbd is to keep that opens the volume's image."""
-    return kept(_specs(session, volume.volume_type_id, BACK_END) or {}, volume.size, together=True)
+    with world.db.look() as connection:
+        rows = connection.execute(_OF_IMAGE, {"type": volume.volume_type_id})
+        specs = {row.key: row.value for row in rows}
+    return kept(specs, volume.size, together=True)
 
 
 def refuse_flawed(session: Session, volume: models.Volume, type_id: str | None = None) -> None:
@@ -132,7 +145,7 @@ def look_at(session: Session, *consumers: str, of_types: ColumnElement[bool]) ->
     if not set(consumers).intersection(BACK_END):
         return
     # Held: of a volume that is just being made with one of them nothing would be seen here.
-    types = session.scalars(sqlalchemy.select(models.VolumeType.id).where(of_types).with_for_update()).all()
+    types = session.scalars(select(models.VolumeType.id).where(of_types).with_for_update()).all()
     table = models.Volume
     session.execute(
         sqlalchemy.update(table)

@@ -143,9 +143,7 @@ def _look(cluster: Cluster, name: str) -> Any:
 def _manage(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     cluster, most = world.cluster_of(volume), world.backend(volume.host).max_clone_depth
     cluster.rename(arguments["image"], volume.image)
-    with world.db.read() as session:
-        wanted = limits.of_image(session, volume)
-    cluster.limit(volume.image, wanted)
+    cluster.limit(volume.image, limits.of_image(world, volume))
     return {"clone_depth": cluster.depth(volume.image, most + 1)}
 
 
@@ -247,7 +245,12 @@ def snapshot(
     metadata: Mapping[str, str] | None = None,
     **names: Any,
 ) -> models.Snapshot:
-    """Make a snapshot of an RBD snapshot that a volume's image has. Raises InvalidInput, OverQuota, ServiceDisabled."""
+    """Make a snapshot of an RBD snapshot that a volume's image has.
+
+    Raises InvalidInput, InvalidVolume while the image is on its way elsewhere, OverQuota, ServiceDisabled.
+    """
+    if volumes.is_leaving(volume):
+        raise errors.InvalidVolume(f"volume {volume.id} is on its way to another pool")
     name = source(reference)
     there = {one.name: one.size_bytes for one in ctx.world.cluster_of(volume).snapshots(volume.image)}
     if name not in there:
@@ -284,8 +287,7 @@ def snapshot(
 
 @snapshots.LIFECYCLE.step("manage")
 def _manage_snapshot(world: World, snapshot: models.Snapshot, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    with world.db.read() as session:
-        volume = session.get_one(models.Volume, snapshot.volume_id)
+    volume = snapshots.volume_of(world, snapshot)
     snapshots.ask_guests(world, volume.id)
     world.cluster_of(volume).rename_snapshot(volume.image, arguments["snap"], snapshot.snap)
     return {"progress": "100%"}

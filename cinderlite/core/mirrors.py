@@ -174,8 +174,7 @@ def _as_its_user(world: World, volume: models.Volume, target: _Side, guest: Gues
     attachment = _attachment(world, volume)
     if attachment is None:
         raise errors.GuestGone(guest.server.id)
-    where = {"host": target.pool, "namespace": target.cluster.namespace}
-    login = cephx_users.login(world, attachment, volume, **where)
+    login = cephx_users.login(world, attachment, volume, host=target.pool, namespace=target.cluster.namespace)
     return dataclasses.replace(disk, user=login.user, key=login.key)
 
 

@@ -216,10 +216,11 @@ def _ways(ctx: Context, volume: models.Volume, where: Backend, *, may_move: bool
 def _refuse_held(session: Session, volume: models.Volume, ways: _Ways, target: Backend) -> dict[str, Any]:
     """What else the intent of a move says.
 
-    Raises InvalidVolume for a volume that another is being made from, or with data that cannot move along: of one that
-    nobody has open those are in a snapshot of several images.
+    Raises InvalidVolume for a volume that another is being made from, while its snapshots or backups come or go, or
+    with data that cannot move along: of one that nobody has open those are in a snapshot of several images.
     """
     volumes.refuse_source(session, volume.id)
+    volumes.refuse_work_beside(session, volume.id)
     more = mirrors.plan(session, volume, ways.where, target, ways.clusters) if ways.in_use else {}
     if ways.hindrance is not None:
         raise ways.hindrance

@@ -217,9 +217,10 @@ def _zones(world: World, kind: models.VolumeType, zone: str | None, near: str | 
 
 def _where(ctx: Context, session: Session, volume_ids: Collection[str]) -> frozenset[str]:
     """Names of the back ends of some volumes; another project's are not looked at."""
+    if not volume_ids:
+        return frozenset()
     table = models.Volume
     query = select(table.host).where(table.id.in_(volume_ids), table.deleted.is_(False))
     if not ctx.is_admin:
         query = query.where(table.project_id == ctx.project_id)
-    hosts = session.scalars(query) if volume_ids else ()
-    return frozenset(host.partition("@")[2].partition("#")[0] for host in hosts)
+    return frozenset(host.partition("@")[2].partition("#")[0] for host in session.scalars(query))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import queue
+import signal
 import threading
 import time
 from typing import Any
@@ -38,7 +40,7 @@ from cinderlite.core import (
     undelete,
     volumes,
 )
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 LOG = logging.getLogger(__name__)
 
@@ -72,24 +74,29 @@ def once(world: World) -> int:
 def finish(world: World) -> int:
     """Work on what has an intent, nobody at it, and its time come; how many rows that were.
 
-    When the process is told to end the rest is left to others.
+    When the process is told to end the rest is left to others. Where there is more than a batch of a kind, the next
+    pass follows at once.
     """
     worked = 0
     for machine in MACHINES:
-        for row_id in machine.unfinished(world, world.settings.batch):
+        found, taken = machine.unfinished(world, world.settings.batch), 0
+        for row_id in found:
             if world.jobs.stopped:
-                return worked
+                return worked + taken
             owner = machine.claim(world, row_id, world.settings.lease)
             if owner is not None:
                 machine.run(world, row_id, owner)
-                worked += 1
+                taken += 1
+        if taken and len(found) == world.settings.batch:
+            world.wake.set()
+        worked += taken
     return worked
 
 
 def due_in(world: World, most: float, looked: float) -> float:
     """Seconds until something gets its next try, `most` at most.
 
-    What was due already when somebody looked, `looked` seconds ago, waits for something else.
+    What was due already when somebody looked, at `looked` by the database's clock, waits for something else.
     """
     with world.db.read() as session:
         found = [due for machine in MACHINES if (due := machine.next_due(session, looked)) is not None]
@@ -165,7 +172,8 @@ class Reconciler(threading.Thread):
         self.interval = interval
         self._stop_asked = threading.Event()
         self._sweep_at = -math.inf
-        #: When what was due was last looked for, by the monotonic clock.
+        self._leaves = False
+        #: When what was due was last looked for, by the database's clock.
         self._looked = 0.0
         self._gauges = gauges.Gauges(world, MACHINES)
 
@@ -174,10 +182,11 @@ class Reconciler(threading.Thread):
         while not self._stop_asked.is_set():
             self.world.wake.clear()
             try:
+                self._leave_if_stuck()
                 self._gauges.ask()
                 services.beat(self.world)
                 own_clients.tell(self.world)
-                self._looked = time.monotonic()
+                self._looked = self._now()
                 once(self.world)
                 forget(self.world)
                 if time.monotonic() >= self._sweep_at:
@@ -192,16 +201,34 @@ class Reconciler(threading.Thread):
                 LOG.exception("reconcile: a pass failed")
             self._rest()
 
+    def _leave_if_stuck(self) -> None:
+        """Have this process end if a call to Ceph does not, for until then its row is nobody else's.
+
+        No call can be ended from outside; librbd and librados have been seen to wait for ever.
+        """
+        most = self.world.settings.stuck_after
+        if self._leaves or not most:
+            return
+        clusters = {one.name: one.cluster for one in self.world.backends.values()}
+        if self.world.backup_cluster is not None:
+            clusters["backups"] = self.world.backup_cluster
+        for name, cluster in clusters.items():
+            if (overdue := cluster.overdue()) > most:
+                LOG.error("a call to the Ceph of %s has not ended for %.0f s: this process ends", name, overdue)
+                self._leaves = True
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
     def _rest(self) -> None:
         """Until the next pass, or until woken, only finish what becomes due: a guest lets a disk go at any time."""
         end = time.monotonic() + self.interval
         while (left := end - time.monotonic()) > 0:
             try:
-                nap = min(due_in(self.world, self.interval, time.monotonic() - self._looked), left)
+                nap = min(due_in(self.world, self.interval, self._looked), left)
                 if self.world.wake.wait(nap):
                     return
                 if nap < left:
-                    self._looked = time.monotonic()
+                    self._looked = self._now()
                     finish(self.world)
             except errors.Unavailable as error:
                 LOG.warning("reconcile: %s", error)
@@ -211,6 +238,10 @@ class Reconciler(threading.Thread):
                 LOG.exception("reconcile: what was due failed")
                 self.world.wake.wait(left)
                 return
+
+    def _now(self) -> float:
+        with self.world.db.read() as session:
+            return clock.read(session)
 
     def stop(self, timeout: float) -> None:
         """Ask the thread to end and wait at most `timeout` seconds for it."""

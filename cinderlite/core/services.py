@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from sqlalchemy import exc, func, or_, select
+from sqlalchemy import bindparam, exc, func, or_, select
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
@@ -163,13 +163,19 @@ def refuse_frozen(session: Session, pool: str) -> None:
         raise errors.InvalidInput("Modification operations are not allowed on frozen storage backends.")
 
 
+#: Made once: every new volume needs it.
+_CLOSED = select(models.Service.host, models.Service.frozen, models.Service.disabled_reason).where(
+    models.Service.binary == VOLUME,
+    models.Service.host.in_(bindparam("hosts", expanding=True)),
+    or_(models.Service.disabled, models.Service.frozen),
+)
+
+
 def closed(session: Session, world: World) -> dict[str, str]:
     """The back ends that get no new volumes, by name, each with the reason."""
-    table = models.Service
     names = {f"{one.host}@{name}": name for name, one in world.backends.items()}
-    shut = table.binary == VOLUME, table.host.in_(names), or_(table.disabled, table.frozen)
-    rows = session.scalars(select(table).where(*shut))
-    return {names[row.host]: FROZEN if row.frozen else row.disabled_reason or "disabled" for row in rows}
+    rows = session.execute(_CLOSED, {"hosts": list(names)})
+    return {names[host]: FROZEN if frozen else reason or "disabled" for host, frozen, reason in rows}
 
 
 def refuse_closed(session: Session, world: World, name: str) -> None:

@@ -8,8 +8,9 @@ an image to take its snapshot, and *blocklists* one that does not answer. So a g
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -28,10 +29,13 @@ from cinderlite.core import (
     services,
     states,
     volumes,
+    whole,
 )
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
+#: How often a busy image is tried again, every two seconds. A dead client's watch lapses after 30.
+_BUSY_TRIES = 30
 DELETABLE = frozenset({"available", "error", "error_deleting"})
 
 LIFECYCLE = states.Machine(
@@ -130,12 +134,26 @@ def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
 
 
 @LIFECYCLE.step("create")
-def _create(world: World, snapshot: models.Snapshot, _arguments: Mapping[str, Any]) -> dict[str, Any]:
-    volume = _volume(world, snapshot)
+def _create(world: World, snapshot: models.Snapshot, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    volume = volume_of(world, snapshot)
     ask_guests(world, volume.id)
-    with freezes.frozen(world, [volume.id]):
+    with waiting(arguments), freezes.frozen(world, [volume.id]):
         world.cluster_of(volume).snapshot(volume.image, snapshot.snap)
     return {"progress": "100%"}
+
+
+@contextlib.contextmanager
+def waiting(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Have a step tried again for some time while librbd finds an image busy: its lock may be that of a dead client.
+
+    `arguments` are the step's. Raises StillBusy instead of ImageBusy, and that when it has been long enough.
+    """
+    try:
+        yield
+    except errors.ImageBusy as error:
+        if arguments.get("busy_tries", 0) >= _BUSY_TRIES:
+            raise
+        raise errors.StillBusy(error.message) from error
 
 
 def ask_guests(world: World, volume_id: str) -> None:
@@ -147,9 +165,11 @@ def ask_guests(world: World, volume_id: str) -> None:
             continue  # What does not exist any more is not harmed either.
 
 
-def _volume(world: World, snapshot: models.Snapshot) -> models.Volume:
-    with world.db.read() as session:
-        return session.get_one(models.Volume, snapshot.volume_id)
+def volume_of(world: World, snapshot: models.Snapshot) -> models.Volume:
+    """The volume of a snapshot, where its image can be worked on. Raises AtWork while that is on its way elsewhere."""
+    found = whole.named(world, snapshot.volume_id)
+    volumes.wait_for_move(found)
+    return found
 
 
 def update(ctx: Context, snapshot: models.Snapshot, **changes: Any) -> models.Snapshot:
@@ -202,10 +222,11 @@ def refuse_source(session: Session, snapshot: models.Snapshot) -> models.Volume:
 
 
 @LIFECYCLE.step("delete")
-def _delete(world: World, snapshot: models.Snapshot, _arguments: Mapping[str, Any]) -> None:
-    volume = _volume(world, snapshot)
+def _delete(world: World, snapshot: models.Snapshot, arguments: Mapping[str, Any]) -> None:
+    volume = volume_of(world, snapshot)
     ask_guests(world, volume.id)
-    world.cluster_of(volume).remove_snapshot(volume.image, snapshot.snap)
+    with waiting(arguments):
+        world.cluster_of(volume).remove_snapshot(volume.image, snapshot.snap)
 
 
 @LIFECYCLE.settled
@@ -304,6 +325,8 @@ def _from_snapshot(ctx: Context, session: Session, snapshot_id: str) -> volumes.
     query = select(models.Volume).where(models.Volume.id == snapshot.volume_id).options(needed)
     # The snapshot brought the row along, without what else is needed here.
     volume = session.scalars(query.execution_options(populate_existing=True)).one()
+    if volumes.is_leaving(volume):
+        raise errors.InvalidSnapshot(f"the volume of snapshot {snapshot_id} is on its way to another pool")
     if snapshot.group_snap is None:
         return _like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id)
     copied = _like(volume, size=snapshot.volume_size, snapshot_id=snapshot_id, clone_depth=0)

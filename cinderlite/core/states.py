@@ -9,12 +9,14 @@ the intent. A process that dies in between leaves an intent, and `core.reconcile
 Leases go by the database's clock (`db.clock`): those of the hosts may be minutes apart.
 
 What a newcomer gets wrong: a step that ends with `errors.Unavailable` has an *unknown* end. The row keeps its intent
-(or turns to the move named in `doubt`) and nobody may guess the outcome; only looking at Ceph or QEMU again tells.
+(or turns to the move named in `doubt`) and nobody may guess the outcome; only looking at Ceph or QEMU again tells. Nor
+does anybody before a call that was given up has really ended: until then its process keeps the lease.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -176,10 +178,11 @@ class Machine:
             setattr(row, name, value)
         return owner
 
-    def run(self, world: World, begun: str | models.Working, owner: str) -> Outcome:
+    def run(self, world: World, begun: str | models.Working, owner: str, **at_hand: Any) -> Outcome:
         """Do what a row's intent names and settle it, if `owner` holds the row's lease; begin it if it is long.
 
-        `begun` is the row's id, or the row itself if it was just made by `start` and committed.
+        `begun` is the row's id, or the row itself if it was just made by `start` and committed. `at_hand` is what the
+        caller has already and the step can use, beside its arguments; who tries again does not have it.
         """
         row: Any = begun
         if isinstance(begun, str):
@@ -191,7 +194,7 @@ class Machine:
         if not self.moves[row.intent["verb"]].long:
             # Each of its calls has a time-out, but all together may outlast the lease.
             with world.jobs.holding(lambda: self._renew(world, row.id, owner, lease), lease):
-                return self._work(world, row, owner)
+                return self._work(world, row, owner, at_hand)
         if not self._jobs(world).start(
             lambda: self._job(world, row, owner), lambda: self._renew(world, row.id, owner, lease), lease
         ):
@@ -228,16 +231,20 @@ class Machine:
 
     def _release(self, world: World, row_id: str, owner: str) -> None:
         with world.db.write() as session:
-            session.execute(
-                update(self.model)
-                .where(self.model.id == row_id, self.model.lease_owner == owner)
-                .values(lease_owner=None, lease_until=0.0, **self._quietly())
-                .execution_options(synchronize_session=False)
-            )
+            self._give_back(session, row_id, owner)
 
-    def _work(self, world: World, row: Any, owner: str) -> Outcome:
+    def _give_back(self, session: Session, row_id: str, owner: str, due: Any = 0.0) -> None:
+        """Give a lease back, if it is held; the row's next try is due at that moment."""
+        session.execute(
+            update(self.model)
+            .where(self.model.id == row_id, self.model.lease_owner == owner)
+            .values(lease_owner=None, lease_until=due, **self._quietly())
+            .execution_options(synchronize_session=False)
+        )
+
+    def _work(self, world: World, row: Any, owner: str, at_hand: Mapping[str, Any] | None = None) -> Outcome:
         row_id: str = row.id
-        verb, arguments = row.intent["verb"], row.intent
+        verb, arguments = row.intent["verb"], {**row.intent, **(at_hand or {})}
         began = time.monotonic()
         self._pass(verb, "begun")
         try:
@@ -263,7 +270,7 @@ class Machine:
             logging.INFO if outcome.word == "done" else logging.WARNING,
             "%s %s: %s %s in %.1f ms (request %s)%s",
             self.model.__name__.lower(), row_id, verb, outcome.word, elapsed * 1000, arguments.get("request_id"),
-            f": {outcome.error}" if outcome.error else "",
+            _told(outcome.error) if outcome.error else "",
         )  # fmt: skip
         return outcome
 
@@ -277,7 +284,8 @@ class Machine:
         verb = row.intent["verb"]
         move = self.moves[verb]
         followed_by = changes.pop("followed_by", None)
-        with world.db.write() as session:
+        # If this were lost, the step would be done once more; what is begun after it has it on the disk, too.
+        with world.db.write(repeatable=True) as session:
             # Held: who gives the volume back meanwhile writes previous_status, which must not be read too early.
             current = session.get(self.model, row.id, with_for_update=True)
             if current is not None and current.lease_owner == _TOLD_TO_STOP + owner:
@@ -317,22 +325,42 @@ class Machine:
             intent["verb"] = move.doubt
         tries = intent.get("tries", 0)
         intent["tries"] = tries + 1
-        later = clock.now() + min(RETRY_AFTER * 2 ** min(tries, 16), move.patience)
+        if isinstance(error, errors.StillBusy):
+            intent["busy_tries"] = intent.get("busy_tries", 0) + 1
+        wait = min(RETRY_AFTER * 2 ** min(tries, 16), move.patience)
+        pending = error.pending if isinstance(error, errors.CephTimeout) else None
+        kept = pending is not None and not pending.done()
         with world.db.write() as session:
+            if not kept:
+                self._give_back(session, row.id, _TOLD_TO_STOP + owner)
+            later: dict[str, Any] = {} if kept else {"lease_owner": None, "lease_until": clock.now() + wait}
             table = self.model
             session.execute(
                 update(table)
-                .where(table.id == row.id, table.lease_owner == _TOLD_TO_STOP + owner)
-                .values(lease_owner=None, lease_until=0.0, **self._quietly())
+                .where(table.id == row.id, table.lease_owner == owner)
+                .values(intent=intent, reason=str(error), **later, **self._quietly())
                 .execution_options(synchronize_session=False)
             )
-            session.execute(
-                update(table)
-                .where(table.id == row.id, table.lease_owner == owner)
-                .values(intent=intent, reason=str(error), lease_owner=None, lease_until=later, **self._quietly())
-                .execution_options(synchronize_session=False)
+        if pending is not None and kept:
+            # librbd takes back by name what it could not finish, and that would be the work of whoever tried before.
+            lease = world.settings.lease
+            world.jobs.hold_until(
+                pending,
+                lambda: self._renew(world, row.id, owner, lease),
+                lease,
+                lambda: self._end_doubt(world, row.id, owner, wait),
             )
         return Outcome("postponed", error)
+
+    def _end_doubt(self, world: World, row_id: str, owner: str, wait: float) -> None:
+        """Leave a row whose call has ended after all to whoever comes first, in so many seconds."""
+        try:
+            with world.db.write() as session:
+                self._give_back(session, row_id, _TOLD_TO_STOP + owner)
+                self._give_back(session, row_id, owner, clock.now() + wait)
+        except errors.Unavailable as error:  # Nobody renews it any more, so it lapses.
+            LOG.warning("%s %s: its lease cannot be given back: %s", self.model.__name__.lower(), row_id, error)
+        world.wake.set()
 
     def unfinished(self, world: World, limit: int) -> list[str]:
         """Ids of rows whose intent nobody is working on now: free, lapsed, or held by a process that is dead."""
@@ -347,10 +375,14 @@ class Machine:
             ).all()
         return [id_ for id_, owner, free in rows if free or (owner is not None and owner_is_dead(owner))]
 
-    def next_due(self, session: Session, ago: float) -> float | None:
-        """Seconds until the first of the rows that wait for another try has its turn, or had it less than `ago` ago."""
+    def next_due(self, session: Session, since: float) -> float | None:
+        """Seconds until the first has its turn of the rows that wait for another try; no row whose turn was by `since`.
+
+        `since` is a moment of the database's clock. By another one a row that became due just after somebody looked
+        could be taken for one that he saw.
+        """
         table = self.model
-        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until > clock.now() - ago
+        waiting = table.busy == 1, table.lease_owner.is_(None), table.lease_until >= since
         due: float | None = session.scalar(select(func.min(table.lease_until - clock.now())).where(*waiting))
         return due
 
@@ -393,6 +425,12 @@ class Machine:
         return {"unwritten": self.model.unwritten} if issubclass(self.model, models.Recorded) else {}
 
 
+def _told(error: errors.CinderliteError) -> str:
+    """What a line of the log says of an error: the call in which librbd failed, too, which users are not told."""
+    of_ceph = isinstance(error, errors.CephError) and error.__cause__ is not None
+    return f": {error} ({error.__cause__})" if of_ceph else f": {error}"
+
+
 def stop(session: Session, model: type[Any], row_id: str) -> bool:
     """Have a job on a row leave off, if there is one; whether it still is at it. What is left has its next turn."""
     row = session.get(model, row_id, with_for_update=True)
@@ -412,6 +450,7 @@ def _leased(owner: str, lease: float) -> dict[str, Any]:
     return {"lease_owner": owner, "lease_until": clock.now() + lease}
 
 
+@functools.cache
 def _boot_id() -> str:
     return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
@@ -426,6 +465,7 @@ def _process_start(pid: int) -> str | None:
     return None if state == "Z" else rest[18]
 
 
+@functools.cache
 def _machine() -> str:
     """This machine and process namespace: only inside it does a process id mean anything."""
     identity = pathlib.Path("/etc/machine-id")
@@ -436,7 +476,13 @@ def _machine() -> str:
 def new_owner() -> str:
     """A lease owner's name: machine, boot, process and a nonce, so that others can see whether it still lives."""
     pid = os.getpid()
-    return "/".join((_machine(), _boot_id(), str(pid), _process_start(pid) or "", uuid.uuid4().hex))
+    return "/".join((_machine(), _boot_id(), str(pid), _own_start(pid), uuid.uuid4().hex))
+
+
+@functools.lru_cache(1)
+def _own_start(pid: int) -> str:
+    """When this process, of that id, began; a fork of it asks anew."""
+    return _process_start(pid) or ""
 
 
 def owner_is_dead(owner: str) -> bool:

@@ -189,6 +189,7 @@ def _begin_move(ctx: Context, session: Session, volume: models.Volume) -> str | 
     if namespace is None:
         return None
     volumes.refuse_source(session, volume.id)
+    volumes.refuse_work_beside(session, volume.id)
     session.flush()
     return volumes.LIFECYCLE.begin(
         session, volume.id, "hand_over", ctx.settings.lease, ctx.request_id, namespace=namespace

@@ -9,11 +9,12 @@ locks the row first (`lock`) and looks for volumes after that.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Select, and_, exc, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, exc, exists, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from cinderlite import errors
@@ -54,7 +55,7 @@ def visible(ctx: Context, *, public: bool | None = None) -> Select[models.Volume
     return query.where(_usable(ctx.project_id) if public else models.VolumeType.is_public.is_(False))
 
 
-def _usable(project_id: str) -> ColumnElement[bool]:
+def _usable(project_id: str | BindParameter[str]) -> ColumnElement[bool]:
     """Types that are public, or that the project was given."""
     access = models.TypeAccess
     given = select(access.volume_type_id).where(access.project_id == project_id)
@@ -79,74 +80,86 @@ def get(ctx: Context, type_id: str) -> models.VolumeType:
 def default(ctx: Context) -> models.VolumeType:
     """The type of a volume that the project creates without one. Raises VolumeTypeNotFound."""
     with ctx.world.db.read() as session:
-        found = session.scalars(visible(ctx).where(_default(ctx)).options(*SHOWN)).one_or_none()
+        chosen = _default(ctx.project_id, ctx.settings.default_volume_type)
+        found = session.scalars(visible(ctx).where(chosen).options(*SHOWN)).one_or_none()
     if found is None:
         raise errors.VolumeTypeNotFound(ctx.settings.default_volume_type)
     return found
 
 
-def _default(ctx: Context) -> ColumnElement[bool]:
+def _default(project_id: str | BindParameter[str], configured: str | BindParameter[str]) -> ColumnElement[bool]:
     """The project's own default, else the configured one."""
-    table, own = models.VolumeType, _own_default(ctx)
-    return or_(table.id.in_(own), and_(~own.exists(), table.name == ctx.settings.default_volume_type))
+    table, own = models.VolumeType, _own_default(project_id)
+    return or_(table.id.in_(own), and_(~own.exists(), table.name == configured))
 
 
-def _own_default(ctx: Context) -> Select[str]:
+def _own_default(project_id: str | BindParameter[str]) -> Select[str]:
     """The id of the project's own default."""
     table = models.DefaultType
-    return select(table.volume_type_id).where(table.project_id == ctx.project_id)
+    return select(table.volume_type_id).where(table.project_id == project_id)
 
 
 def for_new_volume(
     ctx: Context, session: Session, name_or_id: str | None, *, may_encrypt: bool = True
 ) -> models.VolumeType:
-    """The type of a volume about to be made, with its extra specs; the default one if none is named.
+    """The type of a volume about to be made, with its extra specs and its encryption; the default one if none is named.
 
     It cannot be deleted or mean something else before the transaction ends. Raises VolumeTypeNotFound,
     DefaultTypeMissing, InvalidInput for one whose volumes are encrypted unless `may_encrypt`.
     """
-    kind = _hold(session, visible(ctx).where(_called(name_or_id) if name_or_id else _default(ctx)), name_or_id)
-    if kind is None:
-        wanted = name_or_id or session.scalar(_own_default(ctx))
+    found = _hold(ctx, session, name_or_id)
+    if found is None:
+        wanted = name_or_id or session.scalar(_own_default(ctx.project_id))
         if wanted is None:
             raise errors.DefaultTypeMissing(ctx.settings.default_volume_type)
         raise errors.VolumeTypeNotFound(wanted)
-    found, encrypted = kind
-    if encrypted and not may_encrypt:
+    if found.encryption is not None and not may_encrypt:
         raise errors.InvalidInput(f"Volumes of type {found.name} are encrypted, and this one is not.")
     return found
 
 
 def resolve(ctx: Context, session: Session, name_or_id: str) -> models.VolumeType:
     """The type of that id or name, which cannot be deleted before the transaction ends. Raises VolumeTypeNotFound."""
-    kind = _hold(session, visible(ctx).where(_called(name_or_id)), name_or_id)
-    if kind is None:
+    found = _hold(ctx, session, name_or_id)
+    if found is None:
         raise errors.VolumeTypeNotFound(name_or_id)
-    return kind[0]
+    return found
 
 
-def _called(name_or_id: str) -> ColumnElement[bool]:
+def _called(name_or_id: BindParameter[str]) -> ColumnElement[bool]:
     return or_(models.VolumeType.id == name_or_id, models.VolumeType.name == name_or_id)
 
 
-def _hold(
-    session: Session, query: Select[models.VolumeType], name_or_id: str | None
-) -> tuple[models.VolumeType, bool] | None:
-    """The type with its extra specs, held as it is, and whether its volumes are encrypted."""
+@functools.cache
+def _held(*, everybody: bool, named: bool) -> Select[str]:
+    """The id of a type, by its name or id or the default one, held as it is. Made once: every new volume needs it."""
     table = models.VolumeType
+    project: BindParameter[str] = bindparam("project")
+    wanted: BindParameter[str] = bindparam("wanted")
+    query = select(table.id) if everybody else select(table.id).where(_usable(project))
     # A type may be called by what is another one's id: the id counts.
-    named = query.with_only_columns(table.id).order_by(table.id != (name_or_id or "")).limit(1)
-    held = session.scalar(named.with_for_update(read=True, key_share=True))
-    # A statement of its own: one that waited for the row sees of all others what there was before the wait.
-    encrypted = exists().where(models.TypeEncryption.volume_type_id == table.id)
-    found = session.execute(
-        select(table, encrypted)
-        .where(table.id == held)
-        .options(joinedload(table.extra_spec_rows))
-        .execution_options(populate_existing=True)
+    query = (
+        query.where(_called(wanted)).order_by(table.id != wanted) if named else query.where(_default(project, wanted))
     )
-    row = found.unique().first()
-    return None if row is None else (row[0], bool(row[1]))
+    return query.limit(1).with_for_update(read=True, key_share=True)
+
+
+#: A type with what decides about a new volume. A statement of its own: one that waited for the row sees of all others
+#: what there was before the wait.
+_WHOLE = (
+    select(models.VolumeType)
+    .where(models.VolumeType.id == bindparam("held"))
+    .options(joinedload(models.VolumeType.extra_spec_rows), joinedload(models.VolumeType.encryption))
+    .execution_options(populate_existing=True)
+)
+
+
+def _hold(ctx: Context, session: Session, name_or_id: str | None) -> models.VolumeType | None:
+    """The type with its extra specs and its encryption, held as it is; the default one if none is named."""
+    wanted = name_or_id or ctx.settings.default_volume_type
+    query = _held(everybody=ctx.is_admin, named=bool(name_or_id))
+    held = session.scalar(query, {"project": ctx.project_id, "wanted": wanted})
+    return session.scalars(_WHOLE, {"held": held}).unique().first()
 
 
 # -- what a type means

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from cinderlite import errors
 from cinderlite.context import World
-from cinderlite.core import kept, quotas, volumes
+from cinderlite.core import kept, quotas, volumes, whole
 from cinderlite.db import clock, models
 
 
@@ -37,10 +37,7 @@ def undelete(world: World, volume_id: str, *, force: bool = False) -> models.Vol
     One that is there is left as it is. Raises VolumeNotFound, InvalidVolume when its time is over, OverQuota, and what
     Ceph says; after CephUnavailable and CephTimeout the service goes on with it.
     """
-    with world.db.read() as session:
-        found = session.get(models.Volume, volume_id)
-    if found is None:
-        raise errors.VolumeNotFound(volume_id)
+    found = whole.named(world, volume_id)
     if found.deleted:
         world.cluster_of(found).check()
         with world.db.write() as session:
@@ -49,8 +46,7 @@ def undelete(world: World, volume_id: str, *, force: bool = False) -> models.Vol
             outcome = volumes.LIFECYCLE.run(world, volume_id, owner)
             if outcome.error is not None:
                 raise outcome.error
-    with world.db.read() as session:
-        return session.get_one(models.Volume, volume_id)
+    return whole.named(world, volume_id)
 
 
 def _accept(session: Session, world: World, volume: models.Volume, *, force: bool) -> str | None:
@@ -109,7 +105,10 @@ def _purge_some(world: World, *due: ColumnElement[bool]) -> int:
     table = models.Volume
     with world.db.read() as session:
         ids = session.scalars(select(table.id).where(*due).order_by(table.purge_at).limit(world.settings.batch)).all()
-    return sum(_purge(world, volume_id, due) for volume_id in ids)
+    purged = sum(_purge(world, volume_id, due) for volume_id in ids)
+    if purged and len(ids) == world.settings.batch:
+        world.wake.set()  # There may be more.
+    return purged
 
 
 def _purge(world: World, volume_id: str, due: tuple[ColumnElement[bool], ...]) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import BindParameter, Select, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, joinedload, selectinload
-from sqlalchemy.orm.attributes import set_committed_value
 
 from cinderlite import errors
 from cinderlite.context import Backend, Context, World
@@ -33,6 +32,7 @@ from cinderlite.core import (
     states,
     types,
     vault,
+    whole,
 )
 from cinderlite.core.states import GONE, RETURN, Move
 from cinderlite.db import clock, models
@@ -69,8 +69,9 @@ LIFECYCLE = states.Machine(
     Move("purge",  frozenset({"deleted", "outlived"}), "deleted", GONE, RETURN, patience=60.0),
 )  # fmt: skip
 
-#: Verbs that take a volume to another pool.
+#: Verbs that take a volume to another pool, and those that take its image elsewhere.
 _MOVES = frozenset({"migrate", "retype_and_move", "mirror", "retype_and_mirror"})
+_LEAVING = _MOVES | {"hand_over"}
 #: Whether a volume is not on its way to another pool.
 AT_REST = or_(models.Volume.migration_status.is_(None), models.Volume.migration_status.in_(_AT_REST))
 
@@ -95,16 +96,6 @@ SHOWN = (
 )
 
 
-#: The same for one volume, each with its statement. Made once: to make a statement costs more than to run it.
-_PARTS: Mapping[str, Select[Any]] = {
-    "metadata_rows": select(models.VolumeMetadata).where(models.VolumeMetadata.volume_id == bindparam("volume")),
-    "image_metadata_rows": select(models.ImageMetadata).where(models.ImageMetadata.volume_id == bindparam("volume")),
-    "attachments": select(models.Attachment)
-    .where(models.Attachment.volume_id == bindparam("volume"))
-    .order_by(models.Attachment.created_at),
-}
-
-
 def visible(ctx: Context, *, all_projects: bool = False, gone: bool = False) -> Select[models.Volume]:
     """The volumes that the caller may see, with `gone` deleted ones too; an administrator asks for all projects."""
     return _of_project(None if ctx.is_admin and all_projects else ctx.project_id, gone=gone)
@@ -119,42 +110,39 @@ def _of_project(project: str | BindParameter[str] | None, *, gone: bool) -> Sele
     return query
 
 
-@functools.cache
-def _one(*, everybody: bool, shown: bool, gone: bool) -> Select[models.Volume]:
-    query = _of_project(None if everybody else bindparam("project"), gone=gone)
-    query = query.where(models.Volume.id == bindparam("volume"))
-    return query.options(joinedload(models.Volume.volume_type)) if shown else query
-
-
 def get(ctx: Context, volume_id: str) -> models.Volume:
     """The volume of that id, with all that is shown of it. Raises VolumeNotFound, also for another project's."""
-    with ctx.world.db.read() as session:
-        return find(ctx, session, volume_id)
+    return _read(ctx, volume_id)
 
 
 def bare(ctx: Context, volume_id: str, *, gone: bool = False) -> models.Volume:
-    """The same with its own columns only: four statements less, for what works on a volume and does not show it."""
-    with ctx.world.db.read() as session:
-        return find(ctx, session, volume_id, shown=False, gone=gone)
+    """The same with its own columns only: for what works on a volume and does not show it."""
+    return _read(ctx, volume_id, shown=False, gone=gone)
 
 
-def find(ctx: Context, session: Session, volume_id: str, *, shown: bool = True, gone: bool = False) -> models.Volume:
-    """The same in a transaction; with `gone` also one that was deleted, of which snapshots may be left."""
-    named = {"volume": volume_id, "project": ctx.project_id}
-    found = session.scalars(_one(everybody=ctx.is_admin, shown=shown, gone=gone), named).one_or_none()
+def _read(ctx: Context, volume_id: str, **how: bool) -> models.Volume:
+    found = whole.read(ctx.world, volume_id, None if ctx.is_admin else ctx.project_id, **how)
     if found is None:
         raise errors.VolumeNotFound(volume_id)
-    if shown:
-        for part, statement in _PARTS.items():
-            set_committed_value(found, part, session.scalars(statement, named).all())
-        set_committed_value(found, "group", _shown_group(session, found.group_id))
     return found
 
 
-def _shown_group(session: Session, group_id: str | None) -> models.Group | None:
-    if group_id is None:
-        return None
-    return session.get(models.Group, group_id, options=[joinedload(models.Group.group_type)])
+@functools.cache
+def _one(*, everybody: bool, gone: bool) -> Select[models.Volume]:
+    query = _of_project(None if everybody else bindparam("project"), gone=gone)
+    return query.where(models.Volume.id == bindparam("volume")).options(*SHOWN)
+
+
+def find(ctx: Context, session: Session, volume_id: str, *, gone: bool = False) -> models.Volume:
+    """As `get`, in the transaction that changes it; with `gone` also a deleted one, of which snapshots are left.
+
+    Raises VolumeNotFound.
+    """
+    named = {"volume": volume_id, "project": ctx.project_id}
+    found = session.scalars(_one(everybody=ctx.is_admin, gone=gone), named).one_or_none()
+    if found is None:
+        raise errors.VolumeNotFound(volume_id)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -408,8 +396,7 @@ def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
     else:
         _create_empty(world, volume)
     # Last: they would slow down our own writing, too.
-    with world.db.read() as session:
-        wanted = limits.of_image(session, volume)
+    wanted = limits.of_image(world, volume)
     if wanted:
         world.cluster_of(volume).limit(volume.image, wanted)
     return more
@@ -561,6 +548,34 @@ def _goes_along(ctx: Context, snapshot: models.Snapshot, volume: models.Volume) 
     return at_rest and (ctx.is_admin or snapshot.project_id == volume.project_id)
 
 
+def refuse_work_beside(session: Session, volume_id: str) -> None:
+    """Raise InvalidVolume while something is under way on a volume's snapshots or backups. Call under `lock`.
+
+    It looks for the image where that is now. What is begun later waits, see `wait_for_move`.
+    """
+    snapshot, backup = models.Snapshot, models.Backup
+    at_work = or_(snapshot.busy == 1, snapshot.status.in_(("creating", "deleting", "backing-up")))
+    of_snapshots = select(snapshot.id).where(snapshot.volume_id == volume_id, at_work).limit(1)
+    of_backups = select(backup.id).where(backup.volume_id == volume_id, backup.status.in_(("creating", "deleting")))
+    found = session.scalar(of_snapshots) or session.scalar(of_backups.limit(1))
+    if found is not None:
+        raise errors.InvalidVolume(f"something is under way on {found}, a snapshot or backup of volume {volume_id}")
+
+
+def is_leaving(volume: models.Volume) -> bool:
+    """Whether a volume's image is on its way to another pool or namespace, and for now under neither name."""
+    return bool(volume.busy) and volume.intent is not None and volume.intent["verb"] in _LEAVING
+
+
+def wait_for_move(volume: models.Volume) -> None:
+    """Raise AtWork, so that a step is tried again, while a volume's image is on its way elsewhere.
+
+    What is not where it was would be taken for removed.
+    """
+    if is_leaving(volume):
+        raise errors.AtWork(volume.id)
+
+
 def end_transfers(session: Session, volume_id: str) -> None:
     """Close every open offer of a volume, so that no key opens anything any more."""
     table = models.Transfer
@@ -610,6 +625,7 @@ def _unused(world: World, volume: models.Volume) -> str | None:
     except errors.ImageNotFound:
         return None
     if others:
+        holders.doubt(world, volume)
         raise errors.ImageBusy(volume.image, ", ".join(sorted(others)))
     return image_id
 
@@ -741,9 +757,7 @@ def _extend(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
         # A guest that is gone sees the new size when it starts again.
         with contextlib.suppress(errors.GuestGone, errors.ServerNotFound):
             world.guests.find(server_id, fresh=False).resize(volume.id, size)
-    with world.db.read() as session:
-        limited = bool(limits.of_image(session, volume))
-    return {"size": arguments["size"], **(limits.due() if limited else {})}
+    return {"size": arguments["size"], **(limits.due() if limits.of_image(world, volume) else {})}
 
 
 def revert(ctx: Context, volume: models.Volume, snapshot_id: str) -> None:

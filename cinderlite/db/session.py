@@ -59,27 +59,38 @@ class Database:
         if self.sqlite:
             event.listen(self.engine, "connect", _sqlite_connected)
             event.listen(self.engine, "begin", _sqlite_begin)
+        elif parsed.get_backend_name() == "postgresql":
+            event.listen(self.engine, "begin", _postgresql_begin)
         self._writer = self.engine.execution_options(cinderlite_write=True)
+        self._settler = self._writer.execution_options(cinderlite_repeatable=True)
         self._timeout = timeout
         #: SQLite has one writer at a time, and who finds it taken sleeps, longer each time: here they queue instead.
         self._turn = threading.Lock() if self.sqlite else None
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
-        """A session to read with; what it sees is consistent on SQLite, read-committed elsewhere."""
+        """A session to read with; each of its statements sees what is committed then."""
         with _translated(), Session(self.engine, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Session]:
+    def look(self) -> Iterator[sqlalchemy.Connection]:
+        """A connection to read plain rows with: the same without what a session keeps account of."""
+        with _translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self, *, repeatable: bool = False) -> Iterator[Session]:
         """A session whose changes are committed at the end of the block, all or none.
 
-        On SQLite the write lock is taken at the start, so that what the block reads cannot change under it.
+        On SQLite the write lock is taken at the start, so that what the block reads cannot change under it. What is
+        `repeatable`, done again if it were not there, is not waited for until it is on the disk: should the database's
+        host lose its power, the last of those may be missing, and never something that was committed before others.
         """
         with (
             _translated(),
             self._my_turn(),
-            Session(self._writer, expire_on_commit=False) as session,
+            Session(self._settler if repeatable else self._writer, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session
@@ -146,5 +157,17 @@ def _sqlite_connected(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _sqlite_begin(connection: sqlalchemy.Connection) -> None:
-    write = connection.get_execution_options().get("cinderlite_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    # Who only reads needs none: each statement sees one moment, as with the other databases, and is done sooner.
+    options = connection.get_execution_options()
+    if not options.get("cinderlite_write", False):
+        return
+    wanted = "NORMAL" if options.get("cinderlite_repeatable", False) else "FULL"
+    if connection.info.get("synchronous", "FULL") != wanted:
+        connection.exec_driver_sql(f"PRAGMA synchronous = {wanted}")
+        connection.info["synchronous"] = wanted
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _postgresql_begin(connection: sqlalchemy.Connection) -> None:
+    if connection.get_execution_options().get("cinderlite_repeatable", False):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 
@@ -132,8 +133,11 @@ class Guest(Protocol):
     @property
     def server(self) -> Server: ...
 
-    def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
+    def attach(self, disk: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         """Plug `disk` in and return its device name in the guest as far as it can be told, such as "/dev/vdb".
+
+        One that is still being made ready is waited for when nothing else is left to be asked first. What that raises
+        is raised, with nothing changed; if the guest refuses earlier, it is not waited for.
 
         `taken` are the names of the server's other volumes, which the new one does not get. One that is off, and can
         be attached to, has the disk when it is started.
@@ -141,8 +145,11 @@ class Guest(Protocol):
         Rolls every step back on failure. Raises NoFreePlace, GuestRefused, GuestGone, GuestUnreachable, GuestTimeout.
         """
 
-    def detach(self, volume_id: str, wait: float) -> None:
+    def detach(self, volume_id: str, wait: float, let_go: Callable[[], None] | None = None) -> None:
         """Unplug the disk and wait at most `wait` seconds for the guest to let it go; done too if it is not there.
+
+        `let_go` is called as soon as the guest has no such disk any more, nor will have one when it is started or
+        resumed, before what is left of it is tidied up. It may not wait for anything.
 
         Raises DeviceHeld when the guest still holds it, GuestGone, GuestUnreachable, GuestTimeout.
         """

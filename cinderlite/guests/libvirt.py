@@ -21,10 +21,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.guests import ABSENT, NONE, RUNNING, Heard, Mirror, RbdDisk, Server, daemon, disks, domains
+from cinderlite.guests import ABSENT, NONE, RUNNING, Heard, Mirror, RbdDisk, Server, daemon, disks, domains, threads
 from cinderlite.guests.agent import NoChannel
 from cinderlite.guests.daemon import Again, Daemon, library
 from cinderlite.guests.domains import Place, View
@@ -259,18 +260,19 @@ class LibvirtGuest:
         """The domain as its tenant sees it, as just asked."""
         return self._server
 
-    def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
+    def attach(self, disk: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         """See `guests.Guest.attach`."""
-        return self._call("attach", lambda domain: self._attach(domain, disk, taken))
+        ready = threads.result(disk)  # Here, since no thread of the daemon's should wait for Ceph.
+        return self._call("attach", lambda domain: self._attach(domain, ready, taken))
 
-    def detach(self, volume_id: str, wait: float) -> None:
+    def detach(self, volume_id: str, wait: float, let_go: Callable[[], None] | None = None) -> None:
         """See `guests.Guest.detach`."""
         with self._hypervisor.observed("detach"):
             try:
                 with self._hypervisor.awaited(self._server.id) as rung:
                     if self._do(lambda domain: self._ask_back(domain, volume_id)):
                         self._await(volume_id, wait, rung)
-                self._do(lambda domain: self._take_out(domain, volume_id))
+                self._do(lambda domain: self._take_out(domain, volume_id, let_go))
             except errors.GuestGone:
                 self._hypervisor.free(self._server.id, lambda connection: self._drop_secrets(connection, volume_id))
                 raise
@@ -439,7 +441,7 @@ class LibvirtGuest:
             domain.detachDeviceAlias(domains.alias(there[volume_id]), library().VIR_DOMAIN_AFFECT_LIVE)
         return True
 
-    def _take_out(self, domain: Any, volume_id: str) -> None:
+    def _take_out(self, domain: Any, volume_id: str, let_go: Callable[[], None] | None) -> None:
         """Out of what it will be started with, when what runs does not have it."""
         there = domains.volumes(_view(domain).config)
         if volume_id in there:
@@ -448,6 +450,8 @@ class LibvirtGuest:
             domain.detachDeviceFlags(domains.text(there[volume_id]), library().VIR_DOMAIN_AFFECT_CONFIG)
         if volume_id in domains.volumes(_view(domain).live):  # It was started meanwhile.
             raise errors.DeviceHeld(self._server.id)
+        if let_go is not None:
+            let_go()
         self._drop_secrets(domain.connect(), volume_id)
 
     def _limit(self, domain: Any, wanted: Mapping[str, Mapping[str, int]]) -> frozenset[str]:

@@ -18,9 +18,9 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
-from cinderlite import errors, failpoints
+from cinderlite import errors, failpoints, private
 from cinderlite.guests import disks, inventory, remote
 from cinderlite.guests.remote import Remote
 
@@ -45,6 +45,13 @@ class _Client(QMPClient):
     def __init__(self) -> None:
         super().__init__()
         self.logger = _SILENT
+
+    async def _recv(self) -> Message:
+        """A message, and before the session stands no event: QEMU can send one ahead of its consent to the session."""
+        message = await super()._recv()
+        while self.runstate is not Runstate.RUNNING and "event" in message:
+            message = await super()._recv()
+        return message
 
 
 class Refused(errors.GuestRefused):
@@ -153,7 +160,7 @@ class Turn:
     """Whose turn at a monitor it is: one task's, in one of the processes of this host that share the lock file.
 
     The monitor itself would let the others wait without a word, as a hung one does. The kernel lets go of the file
-    when a process dies.
+    when a process dies. One that root makes, by `cinderlite-manage`, is the service's all the same.
     """
 
     def __init__(self, file: pathlib.Path) -> None:
@@ -183,8 +190,9 @@ class Turn:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            private.hand_over(self._file)
             yield descriptor
         finally:
             os.close(descriptor)

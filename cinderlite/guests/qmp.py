@@ -27,6 +27,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from qemu.qmp import EventListener
@@ -484,7 +485,7 @@ class QmpGuest:
         """The VM as its tenant sees it, as just asked."""
         return self._hypervisor._server(self._machine)
 
-    def attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
+    def attach(self, disk: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         """See `guests.Guest.attach`."""
         try:
             return self._hypervisor._run("attach", self._machine.id, self._attach(disk, taken))
@@ -493,9 +494,9 @@ class QmpGuest:
                 raise
             return disks.name("/dev/vd", taken, 0)
 
-    def detach(self, volume_id: str, wait: float) -> None:
+    def detach(self, volume_id: str, wait: float, let_go: Callable[[], None] | None = None) -> None:
         """See `guests.Guest.detach`."""
-        self._hypervisor._run("detach", self._machine.id, self._detach(volume_id, wait), wait)
+        self._hypervisor._run("detach", self._machine.id, self._detach(volume_id, wait, let_go), wait)
 
     def resize(self, volume_id: str, size_bytes: int) -> None:
         """See `guests.Guest.resize`."""
@@ -622,8 +623,7 @@ class QmpGuest:
                 command = disks.resize(volume_id, size_bytes)
                 await qmp.do(command.name, command.arguments)
 
-    async def _attach(self, disk: RbdDisk, taken: Collection[str]) -> str:
-        disk = self._impatient(disk)
+    async def _attach(self, awaited: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         async with self._hypervisor._session(self._machine) as qmp:
             there, unnamed, block, pci, machine, how = await qmp.ask_guest(
                 PERIPHERALS, ANONYMOUS, BLOCK, PCI, MACHINE_TYPE, STATE
@@ -631,6 +631,7 @@ class QmpGuest:
             status = STATUS.get(how["status"], "ERROR")
             if status not in RUNNING:
                 raise errors.GuestRefused(f"the server is {how['status']}, and takes no disk in that state")
+            disk = self._impatient(await asyncio.wrap_future(awaited) if isinstance(awaited, Future) else awaited)
             if disk.volume_id in disks.volumes(there):
                 letters = await self._letters(qmp, disk)
             else:
@@ -699,7 +700,7 @@ class QmpGuest:
             return place
         raise disks.no_free_place(disk.tuning.bus)
 
-    async def _detach(self, volume_id: str, wait: float) -> None:
+    async def _detach(self, volume_id: str, wait: float, let_go: Callable[[], None] | None) -> None:
         device = disks.device_id(volume_id)
 
         def ours(event: Mapping[str, Any]) -> bool:
@@ -708,6 +709,7 @@ class QmpGuest:
             return isinstance(data, dict) and data.get("device") == device
 
         async with self._hypervisor._session(self._machine) as qmp:
+            left = None
             with qmp.client.listener("DEVICE_DELETED", ours) as deleted:
                 there, how = await qmp.ask_guest(PERIPHERALS, STATE)
                 if volume_id in disks.volumes(there):
@@ -719,9 +721,12 @@ class QmpGuest:
                             raise errors.GuestUnreachable(self._machine.id, MIGRATES) from error
                         if not error.says_pending:
                             raise
+                    left = await qmp.ask(NODES, JOBS)  # While the guest lets go, for nothing is added meanwhile.
                     if not await self._gone(qmp, deleted, volume_id, wait):
                         raise errors.DeviceHeld(self._machine.id)
-            await self._clear(qmp, volume_id)
+            if let_go is not None:
+                let_go()
+            await self._clear(qmp, volume_id, left)
 
     def _refuse_migrating(self, how: Mapping[str, Any]) -> None:
         """Raise GuestUnreachable for a QEMU whose guest is another one's, still or now: both have the same devices.
@@ -748,9 +753,11 @@ class QmpGuest:
                 return False
 
     @staticmethod
-    async def _clear(qmp: Monitor, volume_id: str) -> None:
-        """Remove what is left of a disk without a device."""
-        nodes, jobs = await qmp.ask(NODES, JOBS)
+    async def _clear(qmp: Monitor, volume_id: str, left: list[Any] | None = None) -> None:
+        """Remove what is left of a disk without a device; the answers about nodes and jobs, if they are known."""
+        if left is None or _job(volume_id, left[1]) is not None:  # One that ran may have ended.
+            left = await qmp.ask(NODES, JOBS)
+        nodes, jobs = left
         await _end_job(qmp, volume_id, jobs)
         await _remove(qmp, disks.detach(volume_id, disks.names(nodes)))
 

@@ -146,6 +146,23 @@ def test_a_dead_guest_gives_back_and_a_restarted_one_gets_again(
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
 
 
+def test_a_server_that_ends_while_it_is_attached_to_is_in_no_state_for_it(
+    client: Client, hypervisor: FakeHypervisor, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = client.volume()["id"]
+    guest = hypervisor.guests[server]
+    plug = guest.attach
+
+    def end(*asked: Any) -> str:
+        guest.gone = True
+        return plug(*asked)
+
+    monkeypatch.setattr(guest, "attach", end)
+    refused = attach(client, server, volume)
+    assert (refused.status_code, "vm_state stopped" in refused.text) == (409, True)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
+
+
 def test_a_server_that_is_kept_is_attached_to_while_it_is_off(
     client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster
 ) -> None:

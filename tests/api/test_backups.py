@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy
 
 from cinderlite import app as composition
+from cinderlite import errors
 from cinderlite.ceph.data import CHUNK_BYTES
 from cinderlite.context import World
 from cinderlite.core import backups, reconcile
@@ -577,6 +578,48 @@ def test_a_broken_off_restore_is_finished(
     settle(world)
     assert (status(client, volume), shown(client, one)["status"]) == ("available", "available")
     assert read(cluster, volume)[0] == "good"
+
+
+def test_a_killed_process_that_read_a_backup_only_delays_its_end(
+    client: Client, vault: FakeCluster, world: World
+) -> None:
+    volume = client.volume()["id"]
+    one = backup(client, volume)["id"]
+    vault.watchers[f"volume-{volume}.backup.{one}"] = ["192.0.2.9:0/1"]
+    assert client.delete(f"/v3/backups/{one}").status_code == 202
+    assert shown(client, one)["status"] == "deleting"
+    vault.watchers.clear()
+    abandon(world)
+    settle(world)
+    assert client.get(f"/v3/backups/{one}").status_code == 404
+    assert vault.images("") == set()
+
+
+def test_a_volumes_busy_image_is_tried_again(
+    client: Client, cluster: FakeCluster, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its lock is one of a process that was just killed."""
+    volume = client.volume()["id"]
+    first = backup(client, volume)["id"]
+
+    def busy(name: str, _snap: str) -> None:
+        raise errors.ImageBusy(name, "another client")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "snapshot", busy)
+        patch.setattr(cluster, "remove_snapshot", busy)
+        second = client.post("/v3/backups", {"backup": {"volume_id": volume, "incremental": True}}).json["backup"]["id"]
+        assert shown(client, second)["status"] == "creating"
+    settle(world)
+    assert shown(client, second)["status"] == "available"
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "remove_snapshot", busy)
+        for one in (second, first):
+            assert client.delete(f"/v3/backups/{one}").status_code == 202
+            assert shown(client, one)["status"] == "deleting"
+    settle(world)
+    assert client.get("/v3/backups").json["backups"] == []
+    assert cluster.snapshots(f"volume-{volume}") == []
 
 
 def test_deleting_a_volume_leaves_its_backups(

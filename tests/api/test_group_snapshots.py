@@ -462,23 +462,49 @@ def test_nothing_comes_or_goes_on_a_frozen_back_end(client: Client, admin: Clien
     assert {one["status"] for one in parts(client, snapshot).values()} == {"available"}
 
 
+@pytest.mark.parametrize("method", ["group_snapshot", "opened"])
 def test_what_fails_shows_it_and_can_be_deleted(
-    client: Client, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    client: Client, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     group, members = new_group(client, "together")
 
     def refuse(*_: Any) -> None:
-        raise errors.ImageBusy(f"volume-{members[0]}", "another group of images")
+        raise errors.ImageNotFound(f"volume-{members[0]}")
 
     with monkeypatch.context() as patched:
-        patched.setattr(cluster, "group_snapshot", refuse)
+        patched.setattr(cluster, method, refuse)
         snapshot = take(client, group)
     assert status(client, snapshot) == "error"
+    assert cluster.group_snaps == set()
     assert {one["status"] for one in parts(client, snapshot).values()} == {"error"}
     said = client.at("3.3").get("/v3/messages").json["messages"]
     assert {one["resource_uuid"] for one in said} == {one["id"] for one in parts(client, snapshot).values()}
     assert client.at("3.14").delete(f"/v3/group_snapshots/{snapshot}").status_code == 202
     assert held(cluster) == set()
+
+
+def test_a_busy_image_is_tried_again(
+    client: Client, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, members = new_group(client, "together")
+
+    def refuse(*_: Any) -> None:
+        raise errors.ImageBusy(f"volume-{members[0]}", "another client")
+
+    for method in ("snapshot", "group_snapshot"):
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster, method, refuse)
+            snapshot = take(client, group)
+            assert status(client, snapshot) == "creating"
+            assert cluster.group_snaps == set()
+        free(world)
+        assert status(client, snapshot) == "available"
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "remove_snapshot", refuse)
+        assert client.at("3.14").delete(f"/v3/group_snapshots/{snapshot}").status_code == 202
+        assert status(client, snapshot) == "deleting"
+    free(world)
+    assert client.at("3.14").get(f"/v3/group_snapshots/{snapshot}").status_code == 404
 
 
 def test_two_at_a_time_wait_for_each_other(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cinderlite import errors
 from cinderlite.context import World
 from cinderlite.core import services
 from cinderlite.db import models
@@ -156,6 +157,65 @@ def test_what_is_on_its_way_is_left_alone(admin: Client, world: World) -> None:
     assert act(admin, volume, "os-retype", new_type="gold").status_code == 400
     act(admin, volume, "os-reset_status", migration_status="error")
     assert act(admin, volume, "os-retype", new_type="gold").status_code == 202
+    assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+    assert admin.get(f"/v3/volumes/{volume}").json["volume"]["os-vol-host-attr:host"] == FAST
+
+
+@two
+def test_what_belongs_to_a_volume_on_its_way_waits_for_it(
+    admin: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, cluster = admin.volume()["id"], cluster_of(world)
+    kept, dropped = [
+        admin.post("/v3/snapshots", {"snapshot": {"volume_id": volume}}).json["snapshot"]["id"] for _ in range(2)
+    ]
+    backup = admin.post("/v3/backups", {"backup": {"volume_id": volume}}).json["backup"]["id"]
+    move = cluster.move
+
+    def stop_half_way(*arguments: Any) -> None:
+        move(*arguments)
+        raise errors.CephUnavailable("half way")
+
+    def of(kind: str, name: str) -> str:
+        answer = admin.get(f"/v3/{kind}s/{name}")
+        return answer.json[kind]["status"] if answer.status_code == 200 else "gone"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "move", stop_half_way)
+        assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
+        assert admin.delete(f"/v3/snapshots/{dropped}").status_code == 202
+        assert admin.delete(f"/v3/backups/{backup}").status_code == 202
+        assert admin.post("/v3/volumes", {"volume": {"snapshot_id": kept}}).status_code == 400
+        named = {"volume_id": volume, "ref": {"source-name": "theirs"}}
+        managed = admin.at("3.8").post("/v3/manageable_snapshots", {"snapshot": named})
+        assert (managed.status_code, "on its way" in managed.text) == (400, True)
+        settle(world)
+        assert of("volume", volume) == "maintenance"
+        assert (of("snapshot", dropped), of("backup", backup)) == ("deleting", "deleting")
+    settle(world)
+    assert of("volume", volume) == "available"
+    assert (of("snapshot", dropped), of("backup", backup)) == ("gone", "gone")
+    there = cluster_of(world, "fast").snapshots(f"volume-{volume}")
+    assert [one.name for one in there] == [f"snapshot-{kept}"]
+    assert admin.volume(snapshot_id=kept)["os-vol-host-attr:host"] == FAST
+
+
+@two
+@pytest.mark.parametrize("kind", ["snapshot", "backup"])
+def test_a_volume_stays_while_what_belongs_to_it_goes(
+    admin: Client, world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    volume, cluster = admin.volume()["id"], cluster_of(world)
+    made = admin.post(f"/v3/{kind}s", {kind: {"volume_id": volume}}).json[kind]["id"]
+
+    def refuse(*_: Any) -> None:
+        raise errors.CephUnavailable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "remove_snapshot", refuse)
+        assert admin.delete(f"/v3/{kind}s/{made}").status_code == 202
+        assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 400
+    settle(world)
     assert act(admin, volume, "os-migrate_volume", host=FAST).status_code == 202
     assert admin.get(f"/v3/volumes/{volume}").json["volume"]["os-vol-host-attr:host"] == FAST
 

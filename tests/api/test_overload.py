@@ -36,7 +36,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, held: dict[str, pathlib.Path])
     directory = tmp_path_factory.mktemp("api")
     options = {
         "DEFAULT": {
-            "api_threads": THREADS, "api_max_waiting": WAITING, "api_max_wait": 1.0, "client_socket_timeout": 1.5,
+            "api_threads": THREADS, "api_slow_threads": THREADS, "api_max_waiting": WAITING, "api_max_wait": 1.0, "client_socket_timeout": 1.5,
             "osapi_max_request_body_size": BODY_MOST, "max_header_line": 4096, "quota_volumes": 1000,
         }
     }  # fmt: skip
@@ -194,6 +194,32 @@ def posted(size: int = 0, *headers: str) -> bytes:
     )
 
 
+def test_who_is_refused_at_the_door_may_ask_again_on_the_same_connection(
+    api: Service, held: dict[str, pathlib.Path], wires: Callable[..., Wire]
+) -> None:
+    show = f"GET /v3/volumes HTTP/1.1\r\nHost: here\r\n{AUTHORIZATION}\r\n"
+    body = {"volume": {"size": 1, "name": "crowd"}}
+    kept, leaving = wires(f"{show}\r\n".encode()), wires()
+    assert kept.answer()[0] == 200
+    with concurrent.futures.ThreadPoolExecutor(THREADS + WAITING) as pool, hold(held["HOLD_CEPH"]):
+        crowd(pool, THREADS, lambda _: api.call("POST", "/v3/volumes", body))
+        eventually(lambda: figure(api, 'cinderlite_requests_running{class="quick"}') == THREADS)
+        crowd(pool, WAITING, lambda _: api.call("GET", "/v3/volumes"))
+        eventually(lambda: figure(api, 'cinderlite_requests_waiting{class="quick"}') == WAITING)
+        for _ in range(2):
+            kept.say(f"{show}\r\n".encode())
+            status, headers, told = kept.answer()
+            assert (status, told["serviceUnavailable"]["code"]) == (503, 503)
+            assert int(headers["retry-after"]) > 0
+            assert "x-openstack-request-id" not in headers  # No thread has had it.
+        leaving.say(f"{show}Connection: close\r\n\r\n".encode())
+        assert (leaving.answer()[0], leaving.answer()[0]) == (503, 0)
+        assert api.call("GET", "/healthcheck", user=None).status == 200
+    eventually(lambda: figure(api, 'cinderlite_requests_running{class="quick"}') == 0)
+    kept.say(f"{show}\r\n".encode())
+    assert kept.answer()[0] == 200
+
+
 @pytest.mark.parametrize("said", [b"", b"GET /v3/vol", posted()[:-5]], ids=["silent", "slow header", "slow body"])
 def test_slow_clients_take_nobodys_place_and_are_cut_off(api: Service, wires: Callable[..., Wire], said: bytes) -> None:
     # More than there are threads of any kind.
@@ -284,6 +310,49 @@ def test_well_meant_requests_are_heard_in_whatever_pieces_they_come(wires: Calla
     wire.say(request("GET", "/v3/", "Connection: close"))
     assert wire.answer()[0] == 200
     assert wire.answer()[0] == 0
+
+
+def test_what_follows_an_answer_closely_is_no_less_looked_at(
+    api: Service, held: dict[str, pathlib.Path], wires: Callable[..., Wire]
+) -> None:
+    show = request("GET", "/v3/volumes?limit=1")
+
+    def follow(said: bytes) -> Wire:
+        """Say something at once after an answer, while the thread that gave it still listens."""
+        wire = wires(show)
+        assert wire.answer()[0] == 200
+        wire.say(said)
+        return wire
+
+    wire = follow(show)
+    for _ in range(50):
+        assert wire.answer()[0] == 200
+        wire.say(show)
+    assert wire.answer()[0] == 200
+    late = follow(posted(7)[:30])
+    silent = follow(show[:10])
+    assert follow(LARGE["said"]).answer()[0] == 413
+    assert follow(CHUNKED + b"zz\r\n\r\n").answer()[0] == 400
+    assert follow(b"nonsense\r\n\r\n").answer()[0] == 400
+    late.say(posted(7)[30:])
+    assert late.answer()[0] == 202
+    assert silent.answer()[0] == 408
+    last = follow(request("GET", "/v3/volumes?limit=1", "Connection: close"))
+    assert (last.answer()[0], last.answer()[0]) == (200, 0)
+    with concurrent.futures.ThreadPoolExecutor(THREADS + WAITING) as pool:
+        close = wires(show)
+        assert close.answer()[0] == 200
+        with hold(held["HOLD_CEPH"]):
+            crowd(pool, THREADS, lambda _: api.call("POST", "/v3/volumes", {"volume": {"size": 1}}))
+            eventually(lambda: figure(api, 'cinderlite_requests_running{class="quick"}') == THREADS)
+            crowd(pool, WAITING, lambda _: api.call("GET", "/v3/volumes"))
+            eventually(lambda: figure(api, 'cinderlite_requests_waiting{class="quick"}') == WAITING)
+            for _ in range(3):
+                close.say(show)
+                status, headers, _ = close.answer()
+                assert (status, "x-openstack-request-id" in headers) == (503, False)
+    close.say(show)
+    assert close.answer()[0] == 200
 
 
 NONSENSE = [

@@ -354,6 +354,43 @@ def test_a_volume_in_use_grows_since_342(client: Client, hypervisor: FakeHypervi
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "in-use"
 
 
+def test_a_busy_image_is_tried_again_and_not_for_ever(
+    client: Client, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its lock is one of a process that was just killed."""
+    volume = client.volume()["id"]
+    path = f"/v3/snapshots/{snapshot(client, volume)['id']}"
+
+    def busy(name: str, _snap: str) -> None:
+        raise errors.ImageBusy(name, "another client")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "snapshot", busy)
+        patched.setattr(cluster, "remove_snapshot", busy)
+        other = f"/v3/snapshots/{snapshot(client, volume)['id']}"
+        assert client.get(other).json["snapshot"]["status"] == "creating"
+        assert client.delete(path).status_code == 202
+        assert client.get(path).json["snapshot"]["status"] == "deleting"
+    settle(world)
+    assert client.get(other).json["snapshot"]["status"] == "available"
+    assert client.get(path).status_code == 404
+
+    def silent(*_: str) -> None:
+        raise errors.CephUnavailable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "remove_snapshot", silent)
+        assert client.delete(other).status_code == 202
+        settle(world, passes=40)
+        patched.setattr(cluster, "remove_snapshot", busy)
+        settle(world, passes=5)
+        assert client.get(other).json["snapshot"]["status"] == "deleting"
+        settle(world, passes=40)
+    assert client.get(other).json["snapshot"]["status"] == "error_deleting"
+    assert client.delete(other).status_code == 202
+    assert client.get(other).status_code == 404
+
+
 def test_nobody_waits_for_the_end_of_an_extension(admin: Client) -> None:
     volume = admin.volume()["id"]
     assert act(admin, volume, os__extend_volume_completion={"error": False}) == 400

@@ -11,20 +11,17 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from lab.process import LabError, run
+from lab import packages, venv
+from lab.process import LabError
 
-PACKAGES = ("python3-openstackclient", "python3-cinderclient")
+PACKAGES = packages.CLIENTS
 NEWEST = ("python-openstackclient", "python-cinderclient", "openstacksdk")
 CACHE = pathlib.Path(__file__).resolve().parent.parent.parent / ".lab" / "clients"
 
 
 def newest() -> pathlib.Path:
     """The `bin` of an environment with the newest clients, made once a checkout."""
-    if not (CACHE / "made").exists():
-        run(["/usr/bin/python3", "-m", "venv", "--clear", CACHE], timeout=120)
-        run([CACHE / "bin" / "pip", "install", "--quiet", *NEWEST], timeout=600)
-        (CACHE / "made").touch()
-    return CACHE / "bin"
+    return venv.of_others(CACHE, *NEWEST)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """cinderlite-api as it is run, over fakes: for what only the real process shows, such as how it treats connections.
 
-As long as the file that HOLD_GUESTS names is there no server answers, and as long as HOLD_CEPH is, nothing in the cluster
-changes. It has one server, of project demo. With PLACE it seems to be on a machine of that name, so that nobody here can
-look at its process. The database outlives it, the cluster does not.
+As long as the file that HOLD_GUESTS names is there no server answers, as long as HOLD_CEPH is, nothing in the cluster
+changes, and as long as HOLD_START is, which then says who waits for it, no further process begins to serve. It has one
+server, of project demo. With PLACE it seems to be on a machine of that name, so that nobody here can look at its
+process. The database outlives it, the cluster does not.
 
 All is imported where it is used, as by the service itself: what is imported before there is a directory for the figures
 of all its processes shares none.
@@ -12,6 +13,7 @@ of all its processes shares none.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -64,7 +66,11 @@ class _Server(api._Server):
 
         composition.real_world = world
         if place := os.environ.get("PLACE"):
-            states._machine = lambda: place
+            states._machine = functools.cache(lambda: place)
+        hold = pathlib.Path(os.environ.get("HOLD_START", "/nowhere"))
+        if hold.exists():
+            hold.write_text(str(os.getpid()), encoding="ascii")
+            _wait_out("HOLD_START")
         return super().load()
 
 

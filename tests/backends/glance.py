@@ -24,7 +24,7 @@ from lab import packages
 from lab.ceph import Ceph
 from lab.process import WITH_ITS_PARENT, LabError, free_ports, run, wait
 
-PACKAGES = ("python3-glance",)
+PACKAGES = packages.GLANCE
 PYTHON = "/usr/bin/python3"
 #: The pool of images that are in Ceph; the service's user may only read it.
 POOL = "images"

@@ -16,9 +16,10 @@ import subprocess
 import urllib.request
 from typing import Any
 
+from lab import packages
 from lab.process import WITH_ITS_PARENT, LabError, free_ports, run, wait
 
-PACKAGES = ("python3-keystone",)
+PACKAGES = packages.KEYSTONE
 PYTHON = "/usr/bin/python3"
 
 _SERVE = f"""\

@@ -21,13 +21,17 @@ ANSWERS: dict[str, Any] = {
 
 
 class Peer:
-    """One monitor. `silent` greets nobody; `deaf` greets, and leaves some commands without an answer."""
+    """One monitor.
+
+    `silent` greets nobody; `deaf` greets, and leaves some commands without an answer; `hasty` tells of something that
+    happens before it answers the first command, as QEMU does when it happens just then.
+    """
 
     def __init__(self, crowd: Crowd, number: int) -> None:
         self.crowd = crowd
         self.id = str(uuid.UUID(int=number + 1))
         self.path = crowd.directory / f"vm{number}.sock"
-        self.silent = False
+        self.silent = self.hasty = False
         self.deaf: frozenset[str] = frozenset()
         self.connections = 0
         self.said: list[str] = []
@@ -57,6 +61,9 @@ class Peer:
             await self._tell(writer, {"QMP": {"version": {"qemu": {}, "package": ""}, "capabilities": []}})
             async for said in self._heard(reader):
                 self.said.append(said["execute"])
+                if self.hasty and said["execute"] == "qmp_capabilities":
+                    moment = {"seconds": 1, "microseconds": 2}
+                    await self._tell(writer, {"event": "JOB_STATUS_CHANGE", "data": {}, "timestamp": moment})
                 if said["execute"] not in self.deaf:
                     named = {"query-uuid": {"UUID": self.id}, "query-name": {"name": self.path.stem}}
                     found = (ANSWERS | named).get(said["execute"], {})

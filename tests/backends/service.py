@@ -19,7 +19,7 @@ from typing import Any
 
 import bcrypt
 
-from lab.process import LabError, free_ports, wait
+from lab.process import PATIENCE, LabError, free_ports, wait
 
 PASSWORD = "correct horse"
 #: name → project, roles
@@ -85,7 +85,20 @@ class Service:
             "guests": {"qmp_socket_directory": sockets, "detach_wait": 3, "guest_gone_after": 1},
         }  # fmt: skip
         self.configure(options or {})
-        self.manage("db", "upgrade")
+        self._migrate()
+
+    def _migrate(self) -> None:
+        """Have the tables. Those of SQLite are copied from the first ones: to make them takes as long as many a test."""
+        if "connection" in self._groups.get("database", {}):
+            self.manage("db", "upgrade")
+            return
+        file = self.directory / "cinderlite.sqlite"
+        if not _TABLES:
+            self.manage("db", "upgrade")
+            _TABLES.append(file.read_bytes())
+        elif not file.exists():
+            file.touch(mode=0o600)
+            file.write_bytes(_TABLES[0])
 
     def configure(self, options: Mapping[str, Mapping[str, object]]) -> None:
         """Write the configuration file with further options."""
@@ -143,6 +156,11 @@ class Service:
         """The process, of which all of its own are children."""
         assert self._process is not None
         return self._process.pid
+
+    def workers(self) -> list[int]:
+        """The processes that answer requests."""
+        children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [int(word) for word in children.split()]
 
     def stop(self) -> None:
         """End the process as an operator does."""
@@ -220,11 +238,17 @@ class Service:
 
     def rest(self, volume_id: str, status: str, timeout: float = 60) -> None:
         """Wait for a volume to come to rest in a status."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE * timeout
         while (now := self.volume(volume_id)["status"]) != status:
             if time.monotonic() > deadline:
-                raise LabError(f"volume {volume_id} is {now}, not {status}, after {timeout:g} s: {self.tail()}")
+                raise LabError(
+                    f"volume {volume_id} is {now}, not {status}, after {PATIENCE * timeout:g} s: {self.tail()}"
+                )
             time.sleep(0.1)
+
+
+#: SQLite's file as `cinderlite-manage db upgrade` has made it, once there was one.
+_TABLES: list[bytes] = []
 
 
 class OverFakes(Service):
@@ -232,8 +256,8 @@ class OverFakes(Service):
 
     def begin(self, place: str = "") -> None:
         """Start it; on another machine than this one, as far as it can tell, with a `place`."""
-        holds = self.directory / "HOLD_GUESTS", self.directory / "HOLD_CEPH"
-        self.start("backends.fakes_api", HOLD_GUESTS=str(holds[0]), HOLD_CEPH=str(holds[1]), PLACE=place)
+        guests, ceph, start = (str(self.directory / name) for name in ("HOLD_GUESTS", "HOLD_CEPH", "HOLD_START"))
+        self.start("backends.fakes_api", HOLD_GUESTS=guests, HOLD_CEPH=ceph, HOLD_START=start, PLACE=place)
 
     def hold(self) -> None:
         """Have nothing change in the cluster from now on, until `go_on`."""

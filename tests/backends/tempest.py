@@ -19,8 +19,7 @@ from collections.abc import Iterator, Mapping
 
 from backends.keystone import Keystone
 from backends.launcher import FLAVOR
-from lab import packages
-from lab.process import run
+from lab import packages, venv
 
 PACKAGES = ("tempest", "cinder-tempest-plugin")
 CACHE = pathlib.Path(__file__).resolve().parent.parent.parent / ".lab" / "tempest"
@@ -55,11 +54,7 @@ def installed(kind: str) -> pathlib.Path:
     if kind == "debian12":
         packages.ensure(PACKAGES)
         return pathlib.Path("/usr/bin")
-    if not (CACHE / "made").exists():
-        run(["/usr/bin/python3", "-m", "venv", "--clear", CACHE], timeout=120)
-        run([CACHE / "bin" / "pip", "install", "--quiet", *PACKAGES], timeout=900)
-        (CACHE / "made").touch()
-    return CACHE / "bin"
+    return venv.of_others(CACHE, *PACKAGES)
 
 
 def configure(path: pathlib.Path, keystone: Keystone, *, image: str, backends: tuple[str, str]) -> None:

@@ -58,7 +58,8 @@ def keystone_and_service(
             stack.callback(part.stop)
         keystone.start()
         glance.start(keystone, ceph)
-        made.configure({"DEFAULT": {"auth_strategy": "keystone"}, "keystone_authtoken": keystone.middleware()})
+        trust = {**keystone.middleware(), "service_type": "volumev3", "token_cache_time": 5}
+        made.configure({"DEFAULT": {"auth_strategy": "keystone"}, "keystone_authtoken": trust})
         stack.callback(made.kill)
         made.start()
         yield keystone, made
@@ -75,7 +76,10 @@ def service_with_passwords(lab_directory: pathlib.Path, ceph: Ceph, sockets: pat
     ceph.empty()
 
 
-@pytest.fixture(scope="package", params=["http_basic", "keystone"])
+@pytest.fixture(
+    scope="package",
+    params=[pytest.param(way, marks=pytest.mark.xdist_group(way)) for way in ("http_basic", "keystone")],
+)
 def cloud(request: pytest.FixtureRequest, lab_directory: pathlib.Path, sockets: pathlib.Path) -> Iterator[Cloud]:
     """A cloud of each way to log in, with a guest that belongs to its project demo."""
     keystone, project = None, "demo"

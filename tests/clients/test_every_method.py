@@ -20,7 +20,7 @@ from backends.service import PASSWORD, Service
 from lab.ceph import Ceph
 
 pytest.importorskip("openstack", reason="the extra 'glance' is not installed")
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("keystone")]
 
 BACKUPS, SECOND = "backups", "second"
 FOREIGN = "database"

@@ -17,7 +17,7 @@ from clients.conftest import Cloud
 from lab.process import LabError
 
 pytest.importorskip("openstack", reason="the extra 'glance' is not installed")
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("keystone")]
 
 
 @pytest.fixture

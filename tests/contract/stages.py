@@ -133,11 +133,11 @@ class FakeStage:
 
 
 class RealStage:
-    """On QEMU and Ceph; time-outs are short."""
+    """On QEMU and Ceph; time-outs are short, but longer than a busy machine's QEMU takes for an answer."""
 
     keeps = False
-    connect_timeout = 1.0
-    command_timeout = 2.0
+    connect_timeout = 3.0
+    command_timeout = 4.0
     rest = 0.5
     mount_timeout = 1
 
@@ -239,9 +239,10 @@ class RealStage:
         self.guests[server_id].kill()
 
     def tidy(self) -> None:
-        """End the guests that a test made."""
+        """End the guests that a test made; the one of all tests starts anew if a test that failed left a disk in it."""
         for server_id in [one for one in self.guests if one != self._linux.uuid]:
             self.guests.pop(server_id).forget()
+        self._linux.renew()
 
     def end(self) -> None:
         self.hypervisor.close()

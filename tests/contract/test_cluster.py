@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from cinderlite import errors
+from cinderlite import affinity, errors
 from cinderlite.ceph import cluster as module
 from cinderlite.ceph.cluster import BREAKER_SECONDS, FRESH_SECONDS, Cluster
 from fakes_cluster import FakeCluster
@@ -205,6 +205,39 @@ def test_a_name_may_be_used_again_while_its_image_is_in_the_trash(cluster: Clust
     assert cluster.trash(name) == new
 
 
+def test_who_is_made_for_an_image_is_told_with_who_has_it_open(cluster: Cluster, name: str, watched: Any) -> None:
+    def watchers() -> list[str]:
+        return cluster.user_of_image(name, user, b"{}", read_only=False, flattens=False).watchers
+
+    user = f"{cluster.user}.test.{uuid.uuid4()}"
+    cluster.create(name, GIB)
+    try:
+        assert watchers() == []
+        with watched(name):
+            assert watchers() == cluster.info(name).watchers != []
+    finally:
+        cluster.remove_user(user)
+
+
+def test_an_image_that_is_held_tells_who_comes_and_goes_and_is_held_up_by_nobody(
+    cluster: Cluster, name: str, watched: Any
+) -> None:
+    with pytest.raises(errors.ImageNotFound):
+        cluster.hold(name)
+    cluster.create(name, GIB)
+    held = cluster.hold(name)
+    try:
+        assert held.watchers() == []
+        with watched(name):
+            assert held.watchers() == cluster.info(name).watchers != []
+        assert held.watchers() == []
+        assert cluster.purge(str(cluster.trash(name)))
+        with pytest.raises(errors.ImageNotFound):
+            held.watchers()
+    finally:
+        held.close()
+
+
 def test_an_open_image_stays(cluster: Cluster, name: str, watched: Any) -> None:
     cluster.create(name, GIB)
     with watched(name):
@@ -306,7 +339,9 @@ def test_fake_stuck() -> None:
         fake.info("a")
     assert raised.value.pending is not None
     assert not raised.value.pending.done()
+    assert fake.overdue() > 0
     fake.release()
+    assert fake.overdue() == 0
     assert raised.value.pending.done()
     assert fake.info("a").size_bytes == GIB
 
@@ -389,8 +424,37 @@ def test_stuck_calls_are_bounded(ceph: Any, connect: Connect, name: str) -> None
         for number in range(20):
             with pytest.raises(errors.CephUnavailable, match="stuck"):
                 cluster.create(f"{name}-more-{number}", GIB)
+        began = cluster.overdue()
+        time.sleep(0.2)
+        assert 0.2 < cluster.overdue() - began < 20
     recovers(cluster)
+    wait(lambda: cluster.overdue() == 0, timeout=30, what="the calls to end")
     assert not cluster.images(f"{name}-more")
+
+
+def threads_called(start: str) -> set[int]:
+    """Threads of this process with names that begin so."""
+    found = set()
+    for one in pathlib.Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It may have ended meanwhile.
+            if (one / "comm").read_text(encoding="ascii").startswith(start):
+                found.add(int(one.name))
+    return found
+
+
+@real
+def test_librados_runs_anywhere_though_we_stay_on_one_processor(connect: Connect) -> None:
+    def stays() -> None:
+        affinity.stay_on(min(affinity.GIVEN))
+        connect().check()
+        assert os.sched_getaffinity(0) == {min(affinity.GIVEN)}
+
+    before = threads_called("msgr-worker")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stays).result(30)
+    made = threads_called("msgr-worker") - before
+    assert made
+    assert {frozenset(os.sched_getaffinity(one)) for one in made} == {affinity.GIVEN}
 
 
 @real

@@ -146,6 +146,17 @@ def test_a_copy_has_the_data_of_now_and_leaves_no_snapshot(
     assert cluster.snapshots(name) == []
 
 
+def test_a_copy_is_as_big_as_was_asked_for(cluster: Cluster, name: str, write: Write, read: Read) -> None:
+    """Its source may have been extended since."""
+    cluster.create(name, 3 * GIB)
+    write(name, "first")
+    for _ in range(2):
+        cluster.copy(name, f"{name}-copy", 2 * GIB)
+    assert cluster.info(f"{name}-copy").size_bytes == 2 * GIB
+    assert cluster.info(name).size_bytes == 3 * GIB
+    assert read(f"{name}-copy") == "first"
+
+
 def test_what_a_copy_left_of_an_image_goes_with_it(cluster: Cluster, name: str) -> None:
     cluster.create(name, GIB)
     cluster.snapshot(name, f"{name}-copy.clone_snap")

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import struct
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from lab.ceph import Ceph
 
@@ -96,3 +98,64 @@ def test_an_image_half_in_the_trash_goes_there_whole(real_cluster: Cluster, pool
     assert name not in real_cluster.images("volume-")
     assert real_cluster.purge(image_id)
     assert not [one.key for one in pool.list_objects() if image_id in one.key]
+
+
+def disown(pool: Any, parent_id: str, snap_id: int, child_id: str) -> None:
+    """Have a parent not know a clone of a snapshot any more."""
+    child = struct.pack("<qI", pool.get_pool_id(), len(child_id)) + child_id.encode() + struct.pack("<I", 0)
+    spec = struct.pack("<BBI", 2, 1, len(child)) + child
+    pool.execute(f"rbd_header.{parent_id}", "rbd", "child_detach", struct.pack("<Q", snap_id) + spec)
+
+
+def shares(pool: Any, cluster: Cluster, parent: str, snap: str, name: str) -> None:
+    """Make an image of a snapshot as it is when that is cut off before its parent knows of it."""
+    import rbd
+
+    cluster.create(parent, SIZE)
+    with cluster.opened(parent, write=True) as image:
+        image.write(0, b"here")
+        image.flush()
+    cluster.snapshot(parent, snap)
+    cluster.clone(parent, snap, name, SIZE)
+    with rbd.Image(pool, parent, read_only=True) as image:
+        [snap_id] = [one["id"] for one in image.list_snaps()]
+    disown(pool, cluster.info(parent).id, snap_id, cluster.info(name).id)
+
+
+@pytest.mark.parametrize("verb", ["clone", "copy"])
+def test_a_clone_that_its_parent_does_not_know_is_made_anew(real_cluster: Cluster, pool: Any, verb: str) -> None:
+    parent, name = (f"volume-{uuid.uuid4()}" for _ in range(2))
+    snap = "snapshot-1" if verb == "clone" else f"{name}.clone_snap"
+    shares(pool, real_cluster, parent, snap, name)
+    if verb == "clone":
+        real_cluster.clone(parent, snap, name, SIZE)
+        real_cluster.clone(parent, snap, name, SIZE)
+        real_cluster.remove_snapshot(parent, snap)
+    else:
+        real_cluster.copy(parent, name, SIZE)
+    for _ in range(2):
+        with real_cluster.opened(name) as image:
+            assert image.read(0, 4) == b"here"
+        before = real_cluster.info(name).id
+        real_cluster.copy(parent, name, SIZE)
+        assert real_cluster.info(name).id == before
+
+
+def test_a_copy_that_cannot_be_leaves_its_source_as_it_was(real_cluster: Cluster) -> None:
+    parent, name = (f"volume-{uuid.uuid4()}" for _ in range(2))
+    real_cluster.create(parent, SIZE)
+    with pytest.raises(errors.CephError):
+        real_cluster.copy(parent, name, 2**61)
+    assert name in real_cluster.images(name)  # It was begun.
+    assert real_cluster.snapshots(parent) == []
+
+
+def test_a_clone_without_its_parent_leaves_the_trash(real_cluster: Cluster, pool: Any) -> None:
+    parent, name = (f"volume-{uuid.uuid4()}" for _ in range(2))
+    shares(pool, real_cluster, parent, "snapshot-1", name)
+    image_id = real_cluster.trash(name)
+    assert image_id is not None
+    real_cluster.remove_snapshot(parent, "snapshot-1")
+    assert real_cluster.purge(image_id, ["snapshot-of-it"])
+    assert not [one.key for one in pool.list_objects() if image_id in one.key]
+    assert name not in [former for _, former in real_cluster.trashed()]

@@ -7,6 +7,7 @@ import abc
 import dataclasses
 import pathlib
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from cinderlite import errors
 from cinderlite.core import limits
-from cinderlite.guests import Guest, Hypervisor, RbdDisk, Tuning, disks, domains, launch
+from cinderlite.guests import Guest, Hypervisor, RbdDisk, Tuning, disks, domains, launch, threads
 from cinderlite.guests.libvirt import LibvirtHypervisor
 from cinderlite.guests.qmp import QmpHypervisor
 from cinderlite.keys import luks
@@ -275,7 +276,7 @@ def _qmp_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     yield made
     made.hypervisor.close()
     for guest in made.vms.values():
-        guest.kill()
+        guest.stop()  # A killed one would be counted as a user of its images for a while.
     ceph.empty()
 
 
@@ -383,6 +384,25 @@ def test_a_missing_image_is_refused_and_rolled_back(lab: Lab) -> None:
         assert caught.value.__cause__ is None
 
 
+def test_a_disk_that_is_still_being_made_is_waited_for_and_may_come_to_nothing(lab: Lab) -> None:
+    server, disk = lab.vm(), lab.disk()
+    before = lab.holdings(server)
+
+    def fails() -> RbdDisk:
+        time.sleep(0.2)
+        raise errors.ImageNotFound(disk.image)
+
+    def comes() -> RbdDisk:
+        time.sleep(0.2)
+        return disk
+
+    with pytest.raises(errors.ImageNotFound):
+        lab.guest(server).attach(threads.begin("disk", fails), ())
+    assert lab.holdings(server) == before
+    assert lab.guest(server).attach(threads.begin("disk", comes), ()).startswith("/dev/")
+    assert lab.guest(server).disks() == {disk.volume_id}
+
+
 def test_an_encrypted_disk_is_opened_by_its_passphrase_only_and_leaves_nothing(lab: Lab) -> None:
     server_id, disk = lab.vm(), lab.disk(passphrase="0123456789abcdef" * 4)
     before = lab.holdings(server_id)
@@ -410,11 +430,15 @@ def test_a_guest_that_stands_still_holds_its_disk_until_it_goes_on(lab: Lab) -> 
     guest = lab.guest(server_id)
     guest.attach(disk, ())
     lab.pause(server_id, True)
+    told: list[str] = []
     with pytest.raises(errors.DeviceHeld, match="reboot the guest"):
-        guest.detach(disk.volume_id, 0.5)
+        guest.detach(disk.volume_id, 0.5, lambda: told.append("too early"))
     assert guest.disks() == {disk.volume_id}
     lab.pause(server_id, False)
     _detached(guest, disk)
+    assert not told
+    guest.detach(disk.volume_id, 5, lambda: told.append("it has no such disk"))
+    assert told == ["it has no such disk"]
 
 
 def test_a_dead_vm_is_gone(lab: Lab) -> None:

@@ -26,11 +26,12 @@ import pytest
 from cinderlite import errors
 from cinderlite.guests import Guest, RbdDisk, disks, impatience
 from contract.stages import FakeStage, LibvirtStage, RealStage, Stage
+from lab.libvirt import Domain
 from lab.process import run, wait
 
 real = pytest.mark.real
 #: Seconds in which a live guest lets a disk go.
-SOON = 10.0
+SOON = 30.0
 
 
 REAL_STAGES = [pytest.param(name, marks=real) for name in ("real_stage", "libvirt_stage")]
@@ -223,6 +224,24 @@ def test_a_killed_guest_is_gone(stage: Stage) -> None:
 
 
 # -- libvirt alone
+
+
+@real
+def test_a_saved_server_has_its_disk_still_and_whoever_opens_it(libvirt_stage: LibvirtStage) -> None:
+    saved = libvirt_stage.add("saved", ports=0, scsi=True, guest_os=False, memory=64)
+    assert isinstance(saved, Domain)
+    guest, disk = libvirt_stage.hypervisor.find(saved.uuid), libvirt_stage.disk()
+    told: list[str] = []
+    guest.attach(disk, ())
+    saved.tell("managedSave", 0)
+    try:
+        with pytest.raises(errors.DeviceHeld):
+            guest.detach(disk.volume_id, SOON, lambda: told.append("too early"))
+        assert not told, "it is resumed with the disk, and then opens the image"
+    finally:
+        saved.tell("managedSaveRemove", 0)
+    guest.detach(disk.volume_id, SOON, lambda: told.append("let go"))
+    assert told == ["let go"]
 
 
 @real

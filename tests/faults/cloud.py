@@ -61,11 +61,6 @@ class Host(Service):
         """Start it, so that it can be made to die by chance."""
         self.start("backends.dying_api", DIE_CHANCE=str(CHANCE), DIE_ARMED=str(self.armed))
 
-    def workers(self) -> list[int]:
-        """The processes that answer."""
-        children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return [int(word) for word in children.read_text(encoding="ascii").split()]
-
 
 @dataclasses.dataclass
 class Cloud:

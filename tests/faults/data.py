@@ -19,7 +19,7 @@ _PATIENCE = "20"
 
 
 class Data:
-    """The first MiB of each image. Its errors are OSError's, as librados' and librbd's are."""
+    """The first MiB of each image. What librados and librbd say is raised as an OSError, which theirs are not."""
 
     def __init__(self, ceph: Ceph) -> None:
         import rados
@@ -47,7 +47,11 @@ class Data:
 
     @contextlib.contextmanager
     def _opened(self, pool: str, image: str, *, read_only: bool) -> Iterator[Any]:
+        import rados
         import rbd
 
-        with self._client.open_ioctx(pool) as ioctx, rbd.Image(ioctx, image, read_only=read_only) as opened:
-            yield opened
+        try:
+            with self._client.open_ioctx(pool) as ioctx, rbd.Image(ioctx, image, read_only=read_only) as opened:
+                yield opened
+        except (rados.Error, rbd.Error) as error:
+            raise OSError(str(error)) from error

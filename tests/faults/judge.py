@@ -236,6 +236,8 @@ class Judge:
         with self._engine.connect() as connection:
             table = models.Volume.__table__
             leaving = set(connection.scalars(sqlalchemy.select(table.c.id).where(table.c.busy == 1)))
+            # What snapshots of several volumes hold.
+            moments = set(connection.scalars(sqlalchemy.select(models.Snapshot.__table__.c.group_snap)))
         for pool in self._cloud.pools():
             for one in self._images(pool):
                 name = one["image"].removeprefix("volume-")
@@ -247,7 +249,7 @@ class Judge:
             for name in self._cloud.ceph.trash(pool):
                 if name.removeprefix("volume-") not in leaving:
                     yield f"{pool}: {name} in the trash"
-            for name in self._cloud.ceph.rbd("group", "ls", pool).split():
+            for name in set(self._cloud.ceph.rbd("group", "ls", pool).split()) - moments:
                 yield f"{pool}: group {name}"
         for one in self._images(BACKUPS):
             taken = _OF_BACKUP.fullmatch(one.get("snapshot", ""))

@@ -44,6 +44,9 @@ def play(cloud: Cloud, report: Report, seconds: float, clients: int) -> None:
             client.join(2 * ANSWERED_WITHIN)
         if any(one.is_alive() for one in (*asking, saboteur)):
             raise LabError("a client or the saboteur did not end")
+        for client in asking:
+            if client.failure is not None:
+                raise LabError(f"{client.name} failed: {client.failure!r}") from client.failure
         saboteur.repair()
         Judge(cloud, data, report, [thing for client in asking for thing in client.things]).judge()
     finally:

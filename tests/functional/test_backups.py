@@ -69,7 +69,7 @@ def restored_at_once(service: Service, backup: str) -> str:
     answer = service.call("POST", f"/v3/backups/{backup}/restore", {"restore": {}})
     assert answer.status == 202, answer.text
     volume = str(answer.body["restore"]["volume_id"])
-    assert service.volume(volume)["status"] == "available"
+    service.rest(volume, "available")
     return volume
 
 
@@ -135,7 +135,7 @@ def test_a_restored_volume_is_used_at_once_and_its_backup_deleted(
     assert service.attach(guests[0].uuid, old).status == 200
     for backup in (first, second):
         remove(service, backup)
-        assert status(service, backup) == "gone"
+        rest(service, backup, "gone")
     device = guests[0].wait_disk(old)
     guests[0].write(device, "ours")
     service.detach(guests[0].uuid, old)
@@ -180,7 +180,7 @@ def test_damage_in_the_pool_is_told_and_never_written_over_a_volume(service: Ser
 
 def test_a_killed_service_finishes_its_backup_and_its_restore(service: Service, ceph: Ceph) -> None:
     volume = service.create()
-    ceph.write(f"volume-{volume}", bytes(range(256)) * (MIB // 256) * 200)
+    ceph.write(f"volume-{volume}", bytes(range(256)) * (MIB // 256) * 100)
     then = digest(ceph, volume)
     made = begin(service, volume)
     wait(lambda: bool(used(ceph)), timeout=30, what="the chain to be begun")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import pathlib
 from typing import Any
@@ -48,7 +49,7 @@ def at(verb: str, point: str) -> tuple[str, int]:
 
 def broken(call: Any, *arguments: Any, **fields: Any) -> None:
     """A call whose service dies under it."""
-    with contextlib.suppress(OSError, AssertionError, json.JSONDecodeError):
+    with contextlib.suppress(OSError, AssertionError, http.client.HTTPException, json.JSONDecodeError):
         call(*arguments, **fields)
 
 
@@ -147,3 +148,23 @@ def test_detach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
     assert guest.holdings() == before
     tidy(quiet, guest)
     come_to_rest(quiet, ceph, guest)
+
+
+def test_a_process_with_a_call_that_does_not_end_gives_way_to_another(quiet: Service, ceph: Ceph) -> None:
+    """The OSD is frozen and no call to it times out: as when librados waits for ever."""
+    never = {"rados_osd_op_timeout": 10_000, "rbd_call_timeout": 1}
+    quiet.configure({"DEFAULT": {"stuck_call_timeout": 2, "graceful_shutdown_timeout": 5}, "ceph": never})
+    quiet.start()
+    [stuck] = quiet.workers()
+    other = quiet.create()  # Just now Ceph answered, so that it is not asked whether it does.
+    ceph.pause_osd()
+    try:
+        made = quiet.create()
+        assert quiet.volume(made)["status"] == "creating"
+        wait(lambda: stuck not in quiet.workers(), timeout=40, what="the process to end")
+        wait(lambda: bool(quiet.workers()), timeout=20, what="another one")
+        assert quiet.volume(made)["status"] == "creating"
+    finally:
+        ceph.resume_osd()
+    quiet.rest(made, "available")
+    assert set(ceph.images()) == {f"volume-{made}", f"volume-{other}"}

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import socket
+import socketserver
 import subprocess
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,15 +134,61 @@ def test_an_image_is_written_over_a_volume(cloud: Service, ceph: Ceph, glance: G
     assert holds(ceph, volume, DISK.ljust(31 * MIB, b"\0"))
 
 
+class Gate(socketserver.ThreadingTCPServer):
+    """A way to a server on this host on which no more than so many bytes come back before it is `opened`."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, most: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Passer)
+        self.port, self.left, self.opened = port, most, threading.Event()
+
+    @classmethod
+    @contextlib.contextmanager
+    def before(cls, port: int, most: int) -> Iterator[Gate]:
+        with cls(port, most) as gate:
+            threading.Thread(target=gate.serve_forever, daemon=True).start()
+            try:
+                yield gate
+            finally:
+                gate.opened.set()
+                gate.shutdown()
+
+
+class _Passer(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        gate: Any = self.server
+        with socket.create_connection(("127.0.0.1", gate.port), timeout=60) as server:
+            threading.Thread(target=self._pass, args=(self.request, server), daemon=True).start()
+            self._pass(server, self.request, gate)
+
+    @staticmethod
+    def _pass(source: socket.socket, target: socket.socket, gate: Gate | None = None) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                target.sendall(piece)
+                if gate is not None:
+                    gate.left -= len(piece)
+                    if gate.left < 0:
+                        gate.opened.wait(60)
+            target.shutdown(socket.SHUT_WR)
+
+
 @pytest.mark.slow
 def test_a_service_that_is_killed_half_way_finishes_what_it_began(cloud: Service, ceph: Ceph, glance: Glance) -> None:
     data = os.urandom(160 * MIB)
-    volume = cloud.create(imageRef=glance.create(data, store="file"))
-    wait(lambda: bool(ceph.read(f"volume-{volume}", 1).strip(b"\0")), timeout=30, what="data to arrive")
-    cloud.kill()
-    assert any(ceph.read(f"volume-{volume}", MIB, len(data) - MIB)) is False
-    cloud.start()
-    cloud.rest(volume, "available", timeout=120)
+    image = glance.create(data, store="file")
+    cloud.stop()
+    with Gate.before(glance.port, len(data) // 2) as gate:
+        cloud.configure({"DEFAULT": {"glance_api_servers": f"http://127.0.0.1:{gate.server_address[1]}"}})
+        cloud.start()
+        volume = cloud.create(imageRef=image)
+        wait(lambda: bool(ceph.read(f"volume-{volume}", 1).strip(b"\0")), timeout=60, what="data to arrive")
+        cloud.kill()
+        assert any(ceph.read(f"volume-{volume}", MIB, len(data) - MIB)) is False
+        gate.opened.set()
+        cloud.start()
+        cloud.rest(volume, "available", timeout=120)
     found = hashlib.sha256()
     for offset in range(0, len(data), 16 * MIB):
         found.update(ceph.read(f"volume-{volume}", 16 * MIB, offset))
@@ -163,8 +213,7 @@ def test_a_service_that_is_killed_while_it_uploads_finishes_it(cloud: Service, c
 def test_with_its_memory_the_service_stays_small(cloud: Service, glance: Glance) -> None:
     volume = cloud.create(imageRef=glance.create(os.urandom(60 * MIB), store="file"))
     cloud.rest(volume, "available")
-    children = pathlib.Path(f"/proc/{cloud.pid}/task/{cloud.pid}/children").read_text(encoding="ascii").split()
-    for pid in children:
+    for pid in cloud.workers():
         status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         [resident] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
         assert resident < 150 * 1024

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
-from backends.service import Service
+from backends.service import Answer, Service
 from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.process import wait
@@ -95,6 +99,65 @@ def test_a_restarted_vm_gets_its_volume_again(service: Service, guest_of: Callab
     assert service.detach(guest.uuid, volume).status == 202
     service.rest(volume, "available", 20)
     assert service.call("DELETE", f"/v3/volumes/{volume}").status == 202
+
+
+_WATCHES = """
+import sys
+import rados
+conf, user, pool, header = sys.argv[1:]
+handle = rados.Rados(conffile=conf, name=f"client.{user}")
+handle.connect()
+ioctx = handle.open_ioctx(pool)
+print("now", flush=True)
+while True:
+    ioctx.watch(header, lambda *said: None).close()
+"""
+
+
+def watch_for_ever(ceph: Ceph, image: str) -> None:
+    """Leave a watch on an image that Ceph does not end: its client dies before the OSD has carried it out."""
+    header = f"rbd_header.{json.loads(ceph.rbd('info', f'{ceph.pool}/{image}', '--format', 'json'))['id']}"
+    arguments = [sys.executable, "-c", _WATCHES, str(ceph.conf), ceph.user, ceph.pool, header]
+
+    def is_left() -> bool:
+        dying = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(4)]
+        for one in dying:
+            assert one.stdout is not None
+            one.stdout.readline()
+        for one in dying:
+            one.kill()
+            one.communicate()
+        # Of whom the OSD knows that they may be gone.
+        missed = set(re.findall(r'"nonce": (\d+)', ceph.command("tell", "osd.0", "dump_watchers")))
+        return not missed.issuperset(address.partition("/")[2] for address in ceph.watchers(image))
+
+    wait(is_left, timeout=30, what="a watch of the dead")
+
+
+def test_a_watch_that_ceph_would_not_end_ends(service: Service, ceph: Ceph, guests: tuple[Guest, Guest]) -> None:
+    attached, deleted = service.create(), service.create()
+    for volume in (attached, deleted):
+        watch_for_ever(ceph, f"volume-{volume}")
+
+    def attach() -> Answer:
+        return service.attach(guests[0].uuid, attached)
+
+    def delete() -> Answer:
+        return service.call("DELETE", f"/v3/volumes/{deleted}")
+
+    assert ceph.watchers(f"volume-{attached}")[0] in attach().text
+    assert ceph.watchers(f"volume-{deleted}")[0] in delete().text
+    refused = {attach: 200, delete: 202}
+
+    def free() -> bool:
+        for again, status in list(refused.items()):
+            if again().status == status:
+                del refused[again]
+        return not refused
+
+    wait(free, timeout=60, what="the volumes to be free")  # Those that Ceph does end hold up the other ones.
+    assert service.detach(guests[0].uuid, attached).status == 202
+    assert service.call("DELETE", f"/v3/volumes/{attached}").status == 202
 
 
 def statuses(service: Service) -> dict[str, str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 import time
 from collections.abc import Iterator
@@ -83,13 +84,24 @@ def test_a_move_that_was_broken_off_is_finished(service: Service, ceph: Ceph) ->
     image = f"volume-{volume}"
     ceph.write(image, bytes(range(256)) * (MIB // 256) * 200)
     before = digest(ceph, f"volumes/{image}")
+    kept, dropped = [
+        service.call("POST", "/v3/snapshots", {"snapshot": {"volume_id": volume}}).body["snapshot"]["id"]
+        for _ in range(2)
+    ]
     retype(service, volume)
     wait(lambda: image in ceph.images(FAST), timeout=30, what="the move to be begun")
     service.kill()
     service.start()
+    # What belongs to it waits until the image is somewhere again.
+    assert service.call("DELETE", f"/v3/snapshots/{dropped}").status == 202
     service.rest(volume, "available", timeout=120)
+    gone = f"/v3/snapshots/{dropped}"
+    wait(lambda: service.call("GET", gone).status == 404, timeout=60, what="the snapshot to be gone")
     assert service.volume(volume)["volume_type"] == "quick"
     assert digest(ceph, f"{FAST}/{image}") == before
+    there = json.loads(ceph.rbd("snap", "ls", "--format", "json", f"{FAST}/{image}"))
+    assert [one["name"] for one in there] == [f"snapshot-{kept}"]
+    assert digest(ceph, f"{FAST}/volume-{service.create(snapshot_id=kept)}") == before
 
 
 def numbers(ceph: Ceph, image: str, count: int) -> list[int]:

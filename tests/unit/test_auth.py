@@ -75,23 +75,6 @@ def test_a_line_that_is_none_is_named(users: pathlib.Path, line: str) -> None:
         auth.PasswordFile(users)
 
 
-def test_keystone_headers_count_only_when_confirmed() -> None:
-    environ = {
-        "HTTP_X_USER_ID": "u",
-        "HTTP_X_PROJECT_ID": "p",
-        "HTTP_X_ROLES": "Member",
-        "HTTP_X_SERVICE_ROLES": "service",
-    }
-    with pytest.raises(errors.Unauthorized):
-        auth.keystone(environ)
-    who = auth.keystone({**environ, "HTTP_X_IDENTITY_STATUS": "Confirmed"})
-    assert (who.roles, who.service_roles) == (frozenset({"member", "reader"}), frozenset[str]())
-    served = auth.keystone(
-        {**environ, "HTTP_X_IDENTITY_STATUS": "Confirmed", "HTTP_X_SERVICE_IDENTITY_STATUS": "Confirmed"}
-    )
-    assert served.service_roles == {"service"}
-
-
 def test_noauth_listens_on_loopback_only(tmp_path: pathlib.Path) -> None:
     conf = configuration(tmp_path)
     for address in ("127.0.0.1", "::1", "localhost"):

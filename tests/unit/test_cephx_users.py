@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -74,6 +77,32 @@ def test_an_attach_that_is_refused_leaves_nobody(
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
 
+def test_a_guest_that_refuses_while_its_user_is_still_being_made(
+    ctx: Context,
+    world: World,
+    cluster: FakeCluster,
+    hypervisor: FakeHypervisor,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volume, makes, made = volumes.create(ctx, size=1), cluster.user_of_image, threading.Event()
+    hypervisor.guests[server.id].gone = True
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.2)
+        try:
+            return makes(*arguments, **named)
+        finally:
+            made.set()
+
+    monkeypatch.setattr(cluster, "user_of_image", slowly)
+    with pytest.raises(errors.Conflict):
+        attachments.attach(ctx, server, volume.id)
+    assert made.wait(10)
+    assert rows(world) == []
+    assert (cluster.made_users, cluster.users()) == ({}, {})
+
+
 def test_a_cluster_that_does_not_answer_while_a_user_is_made(
     ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,12 +122,44 @@ def test_a_cluster_that_does_not_answer_while_a_user_is_made(
     attachments.attach(ctx, server, volume.id)
 
 
+def test_a_user_that_is_made_after_it_was_given_up(
+    ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitor that stood still takes what it was told meanwhile in any order."""
+    volume = volumes.create(ctx, size=1)
+    make, remove = cluster.user_of_image, cluster.remove_user
+    commands: list[Callable[[], object]] = []
+
+    def give_up(name: str, user: str, note: bytes, **how: Any) -> str:
+        cluster.listed_users[user] = note
+        commands.append(lambda: make(name, user, note, **how))
+        raise errors.CephTimeout("no monitor answered")
+
+    def go_on(user: str, **how: Any) -> None:
+        remove(user, **how)
+        if commands:
+            listed = dict(cluster.listed_users)
+            commands.pop()()
+            cluster.listed_users.clear()  # Only the monitors are late.
+            cluster.listed_users.update(listed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "user_of_image", give_up)
+        patched.setattr(cluster, "remove_user", go_on)
+        with pytest.raises(errors.CephTimeout):
+            attachments.attach(ctx, server, volume.id)
+        settle(world)
+    cephx_users.sweep(world)
+    assert (rows(world), commands) == ([], [])
+    assert (cluster.made_users, cluster.users()) == ({}, {})
+
+
 def test_a_detach_is_not_over_before_the_user_is_gone(
     ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = attached(ctx, server)
 
-    def silent(_user: str) -> None:
+    def silent(_user: str, **_how: Any) -> None:
         raise errors.CephTimeout("no end of the call")
 
     with monkeypatch.context() as patched:
@@ -116,7 +177,7 @@ def test_a_user_that_ceph_will_not_remove_keeps_no_volume(
     """The disk is out of the guest by then: to say that it is attached would have it plugged in again."""
     row = attached(ctx, server)
 
-    def refuses(_user: str) -> None:
+    def refuses(_user: str, **_how: Any) -> None:
         raise errors.CephError("The monitors refuse auth del: Input/output error.")
 
     with monkeypatch.context() as patched:

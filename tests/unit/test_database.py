@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.core import quotas, volumes
 from cinderlite.db import models
+from cinderlite.db.session import Database
 
 
 def test_the_right_side_of_an_update_is_the_row_as_it_was(ctx: Context, world: World) -> None:
@@ -25,10 +27,10 @@ def test_the_right_side_of_an_update_is_the_row_as_it_was(ctx: Context, world: W
     assert (row.status, row.previous_status, row.size) == ("elsewhere", "available", 2)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "x\udfff"])
-def test_what_cannot_be_stored_is_the_callers_error(world: World, text: str) -> None:
+@pytest.mark.parametrize("name", ["\ud800", "x\udfff"])
+def test_what_cannot_be_stored_is_the_callers_error(world: World, name: str) -> None:
     with pytest.raises(errors.InvalidInput), world.db.read() as session:
-        session.scalars(select(models.Volume).where(models.Volume.name == text)).all()
+        session.scalars(select(models.Volume).where(models.Volume.name == name)).all()
 
 
 def test_many_new_projects_lock_themselves_at_once(world: World) -> None:
@@ -53,3 +55,23 @@ def test_many_new_projects_lock_themselves_at_once(world: World) -> None:
             for future in [pool.submit(lock, project) for _ in range(8)]:
                 future.result()
     assert most == 1
+
+
+def test_only_what_can_be_repeated_is_not_waited_for(world: World) -> None:
+    asked = {"sqlite": "PRAGMA synchronous", "postgresql": "SHOW synchronous_commit"}
+    kind = world.db.engine.dialect.name
+    if kind not in asked:
+        pytest.skip("MariaDB has no such choice")
+    found = []
+    own = Database(world.db.engine.url.render_as_string(hide_password=False), 10)
+    with contextlib.closing(own), own.engine.connect() as connection:
+        if kind == "postgresql":  # As it is by default; the tests' own server waits for nothing.
+            connection.execute(text("ALTER ROLE CURRENT_USER SET synchronous_commit TO on"))
+            connection.commit()
+        for repeatable in (False, True, False):
+            with own.write(repeatable=repeatable) as session:
+                found.append(str(session.execute(text(asked[kind])).scalar()))
+        if kind == "postgresql":
+            connection.execute(text("ALTER ROLE CURRENT_USER RESET synchronous_commit"))
+            connection.commit()
+    assert found in (["2", "1", "2"], ["on", "off", "on"])

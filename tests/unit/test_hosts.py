@@ -66,6 +66,11 @@ def begun(ctx: Context, lease: float) -> models.Volume:
     return volume
 
 
+def now(world: World) -> float:
+    with world.db.read() as session:
+        return clock.read(session)
+
+
 def row(world: World, volume_id: str) -> models.Volume:
     with world.db.read() as session:
         return session.get_one(models.Volume, volume_id)
@@ -98,10 +103,25 @@ def test_a_try_that_one_host_put_off_is_due_for_the_other_as_soon(
     with hosts.first(skew), monkeypatch.context() as patched:
         patched.setattr(cluster_of(world), "create", in_doubt)
         volume = volumes.create(ctx, size=1)
-    assert 0.0 < reconcile.due_in(world, 60.0, 0.0) <= states.RETRY_AFTER
+    looked = now(world)
+    assert 0.0 < reconcile.due_in(world, 60.0, looked) <= states.RETRY_AFTER
     assert reconcile.finish(world) == 0
-    wait(lambda: reconcile.finish(world) == 1, timeout=10, what="the next try")
+    wait(lambda: now(world) > looked + states.RETRY_AFTER, timeout=10, what="the next try to be due")
+    assert reconcile.due_in(world, 60.0, looked) < 1.0, "it became due after somebody looked"
+    assert reconcile.due_in(world, 60.0, now(world)) == 60.0, "whoever looked now has seen it"
+    assert reconcile.finish(world) == 1
     assert row(world, volume.id).status == "available"
+
+
+def test_more_than_a_batch_of_lapsed_work_does_not_wait_for_the_next_pass(ctx: Context, world: World) -> None:
+    world = dataclasses.replace(world, settings=dataclasses.replace(world.settings, batch=2))
+    lapsed = [begun(ctx, 0.0).id for _ in range(7)]
+    reconciler = reconcile.Reconciler(world, 3600.0)
+    reconciler.start()
+    try:
+        wait(lambda: all(row(world, id_).status == "available" for id_ in lapsed), timeout=10, what="all of it")
+    finally:
+        reconciler.stop(10)
 
 
 def test_of_many_that_take_over_lapsed_work_exactly_one_gets_it(ctx: Context, world: World) -> None:

@@ -55,6 +55,13 @@ def descriptors() -> int:
     return sum(1 for _ in pathlib.Path("/proc/self/fd").iterdir())
 
 
+def test_one_where_something_happens_while_we_connect_is_heard(crowd: Crowd, hypervisor: QmpHypervisor) -> None:
+    peer = crowd.peers[0]
+    peer.hasty = True
+    assert hypervisor.find(peer.id).disks() == frozenset()
+    assert "qom-list" in peer.said
+
+
 def test_a_list_asks_each_once_and_only_some_at_a_time(crowd: Crowd, tmp_path_factory: pytest.TempPathFactory) -> None:
     before = descriptors()
     with (

@@ -37,8 +37,9 @@ def test_a_service_that_sheds_is_well() -> None:
         {"stages": [Stage("", 1, 1), Stage("over", 1, 1, accepted=[0.1]), Stage("", 1, 1)]},
         {"stages": [Stage("", 1, 1), Stage("", 1, 1, refused=[0.1], others=collections.Counter([0])), Stage("", 1, 1)]},
         {"stages": [Stage("", 1, 1), Stage("", 1, 1, refused=[0.1]), Stage("afterwards", 1, 1, refused=[0.1])]},
+        {"stages": [Stage("", 1, 1), Stage("", 1, 1, accepted=[9.0], refused=[0.1]), Stage("afterwards", 1, 1)]},
     ],
-    ids=["half-done", "memory grows", "nothing is refused", "no answer", "does not recover"],
+    ids=["half-done", "memory grows", "nothing is refused", "no answer", "does not recover", "late"],
 )
 def test_what_is_not_well_is_said(changes: dict[str, Any]) -> None:
     assert report(found(**changes), "fakes")[1] is False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import threading
 import time
@@ -16,6 +17,7 @@ from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.core import services, states, types, volumes
 from cinderlite.db import models
+from cinderlite.jobs import Jobs
 from conftest import cluster_of, settle
 from fakes_cluster import FakeCluster
 
@@ -116,6 +118,45 @@ def test_an_unknown_end_is_tried_again_until_it_is_known(
     settle(world)
     now = row(world, volume.id)
     assert (now.status, now.busy, now.intent, now.lease_owner) == ("available", 0, None, None)
+
+
+@pytest.mark.parametrize("told_to_stop", [False, True])
+def test_nobody_tries_again_before_a_call_that_was_given_up_has_ended(
+    ctx: Context, world: World, cluster: FakeCluster, told_to_stop: bool
+) -> None:
+    cluster.stuck = True
+    volume = volumes.create(ctx, size=1)
+    now = row(world, volume.id)
+    assert (now.status, now.busy) == ("creating", 1)
+    assert "stuck" in (now.reason or "")
+    with world.db.write() as session:
+        volumes.LIFECYCLE.hasten(session)
+    assert volume.id not in volumes.LIFECYCLE.unfinished(world, 100)
+    assert volumes.LIFECYCLE.claim(world, volume.id, 60) is None
+    if told_to_stop:
+        with world.db.write() as session:
+            assert states.stop(session, models.Volume, volume.id)
+        assert volumes.LIFECYCLE.claim(world, volume.id, 60) is None
+    cluster.release()
+    assert row(world, volume.id).lease_owner is None
+    settle(world)
+    assert row(world, volume.id).status == "available"
+
+
+def test_a_lease_is_renewed_until_the_call_that_was_given_up_has_ended(
+    ctx: Context, world: World, cluster: FakeCluster
+) -> None:
+    brief = dataclasses.replace(world, settings=dataclasses.replace(world.settings, lease=1.0), jobs=Jobs(1))
+    cluster.stuck = True
+    volume = volumes.create(dataclasses.replace(ctx, world=brief), size=1)
+    until = row(world, volume.id).lease_until
+    deadline = time.monotonic() + 30
+    while row(world, volume.id).lease_until <= until:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cluster.release()
+    brief.jobs.stop(0)
+    assert row(world, volume.id).lease_owner is None
 
 
 def _in_doubt(_name: str, _size: int) -> None:

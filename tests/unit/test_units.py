@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from cinderlite import app
 from cinderlite.cmd import manage
 from conftest import configuration
 
@@ -53,6 +54,14 @@ def test_the_service_does_not_start_on_tables_of_another_release(tmp_path: pathl
     command = [sys.executable, "-m", "cinderlite.cmd.api", "--config-file", str(tmp_path / "cinderlite.conf")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "cinderlite-manage db upgrade" in done.stderr) == (1, True), done.stderr
+
+
+def test_uwsgi_has_threads_for_all_that_may_be_at_work_or_wait(tmp_path: pathlib.Path) -> None:
+    conf = configuration(tmp_path)
+    uwsgi = configparser.ConfigParser(interpolation=None)
+    uwsgi.read(UNITS[0].parent.parent / "uwsgi.ini", encoding="utf-8")
+    most = conf.api_threads + app.slow_threads(conf) + 2 * app.max_waiting(conf)
+    assert int(uwsgi["uwsgi"]["threads"]) > most
 
 
 @WITH_SYSTEMD

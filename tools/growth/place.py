@@ -32,7 +32,7 @@ class Sizes:
     copies: tuple[int, ...] = (1, 10, 50)
     disks: tuple[int, ...] = (1, 2, 4, 8, 16)
     servers: tuple[int, ...] = (10, 100, 1000)
-    requests: int = 20_000
+    requests: int = 100_000
     rounds: int = 30
 
 

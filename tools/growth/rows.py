@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
+import sqlite3
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +49,7 @@ def rows(place: Place) -> Part:
             own = min(total, place.sizes.own)
             fill(service, filled, total, own)
             filled = total
+            client = Client(service)  # Nobody keeps an idle connection for as long as that takes.
             last, fresh = listed("limit=50", 50)[-1]["id"], list[str]()
             note("first page of 50", lambda: listed("limit=50", 50))
             note("second page of 50", functools.partial(listed, f"limit=50&marker={last}", 50))
@@ -72,7 +75,8 @@ def fill(service: Service, there: int, total: int, own: int) -> None:
 
     They look like volumes of the service's own pool, but nothing marks them as to be recorded in Ceph.
     """
-    database = Database(f"sqlite:///{service.directory}/cinderlite.sqlite", 60)
+    path = service.directory / "cinderlite.sqlite"
+    database = Database(f"sqlite:///{path}", 60)
     start = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 -- naive UTC, as the database keeps it
     with database.read() as session:
         kind, host = session.execute(sqlalchemy.select(models.Volume.volume_type_id, models.Volume.host).limit(1)).one()
@@ -91,3 +95,6 @@ def fill(service: Service, there: int, total: int, own: int) -> None:
         with database.write() as session:
             session.execute(sqlalchemy.insert(models.Volume), batch)
     database.close()
+    # What is written at once leaves a log of a size that no service leaves, and every read looks through it first.
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

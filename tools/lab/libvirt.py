@@ -221,8 +221,11 @@ class Domain(guest.Guest):
         self.tell("suspend")
 
     def resume(self) -> None:
-        """Let the guest's processors go on."""
-        self.tell("resume")
+        """Let the guest's processors go on, if they were stopped."""
+        import libvirt
+
+        if self.tell("state")[0] == libvirt.VIR_DOMAIN_PAUSED:
+            self.tell("resume")
 
     def tell(self, verb: str, *arguments: Any) -> Any:
         """Call a method of libvirt's domain over a connection that is not cinderlite's."""

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 #: First line of a Python server that the suite starts: it ends with its parent, however that ends (PR_SET_PDEATHSIG).
 WITH_ITS_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9)"
+#: How many times as long as it is said is waited, before that counts as in vain: other machines are slower or busy.
+PATIENCE = 3
 
 
 class LabError(Exception):
@@ -32,12 +35,19 @@ def run(
     words = [str(argument) for argument in arguments]
     try:
         done = subprocess.run(
-            words, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=env, cwd=cwd
+            words,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * timeout,
+            check=False,
+            env=env,
+            cwd=cwd,
         )
     except FileNotFoundError as error:
         raise LabError(f"{words[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"{' '.join(words[:4])} did not end within {timeout:g} s") from error
+        raise LabError(f"{' '.join(words[:4])} did not end within {PATIENCE * timeout:g} s") from error
     if done.returncode != 0:
         raise LabError(
             f"{' '.join(words[:6])} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
@@ -47,13 +57,33 @@ def run(
 
 def wait(condition: Callable[[], bool], *, timeout: float, what: str) -> None:
     """Wait until `condition` holds. Raises LabError, which names `what` was waited for."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + PATIENCE * timeout
     pause = 0.02
     while not condition():
         if time.monotonic() > deadline:
-            raise LabError(f"waited {timeout:g} s in vain for {what}")
+            raise LabError(f"waited {PATIENCE * timeout:g} s in vain for {what}")
         time.sleep(pause)
         pause = min(pause * 1.3, 0.5)
+
+
+@contextlib.contextmanager
+def turn(path: pathlib.Path, *, timeout: float) -> Iterator[None]:
+    """Wait until nobody else has the turn of a file, which is made if need be, and have it. Raises LabError."""
+    # To read is enough: who may not write to the checkout has turns, too.
+    file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def taken() -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        wait(taken, timeout=timeout, what=f"the turn of {path}")
+        yield
+    finally:
+        os.close(file)
 
 
 def pid_in(path: pathlib.Path, mark: str) -> int | None:
@@ -78,7 +108,7 @@ def lives(pid: int, mark: str) -> bool:
     return mark in command and state.split()[0] != "Z"
 
 
-def end(path: pathlib.Path, mark: str, *, timeout: float = 20, kill: bool = False) -> bool:
+def end(path: pathlib.Path, mark: str, *, timeout: float = 7, kill: bool = False) -> bool:
     """End the process behind a pid file, by SIGKILL if it must be; True if there was one."""
     pid = pid_in(path, mark)
     if pid is None:

@@ -7,15 +7,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 if __name__ == "__main__":  # Run as a script before anything is installed.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from lab.process import LabError, run
+from lab.process import LabError, run, turn
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 BINDINGS = ("rados.cpython-*.so", "rbd.cpython-*.so")
@@ -41,21 +42,37 @@ def ensure(environment: pathlib.Path, checkout: pathlib.Path, *more: str, extra:
 
     Nothing is done when neither the requirements nor Python have changed. Raises LabError.
     """
-    stamp = environment / "stamp"
     package = f"{checkout}[{extra}]" if extra else str(checkout)
-    mark = _mark(checkout, (package, *more))
-    if not stamp.exists() or stamp.read_text(encoding="ascii") != mark:
-        run([SYSTEM_PYTHON, "-m", "venv", "--clear", environment], timeout=120)
-        run([environment / "bin" / "pip", "install", "--quiet", "--editable", package, *more], timeout=900)
-        bindings(environment)
-        stamp.write_text(mark, encoding="ascii")
+    requirements = (checkout / "setup.cfg").read_text(encoding="utf-8")
+    with _made(environment, requirements, "--editable", package, *more) as anew:
+        if anew:
+            bindings(environment)
     return environment / "bin"
 
 
-def _mark(checkout: pathlib.Path, more: Sequence[str]) -> str:
-    version = run([SYSTEM_PYTHON, "-V"])
-    text = "\n".join([version, *more, (checkout / "setup.cfg").read_text(encoding="utf-8")])
-    return hashlib.sha256(text.encode()).hexdigest()
+def of_others(environment: pathlib.Path, *names: str) -> pathlib.Path:
+    """Make an environment with packages of others from PyPI, once; return its `bin`. Raises LabError."""
+    with _made(environment, "", *names):
+        return environment / "bin"
+
+
+@contextlib.contextmanager
+def _made(environment: pathlib.Path, requirements: str, *words: str) -> Iterator[bool]:
+    """Have an environment with what pip installs when it is told `words`; whether it was made anew.
+
+    The workers of a test run come at the same time: one makes it, the others wait.
+    """
+    mark = "\n".join([run([SYSTEM_PYTHON, "-V"]), *words, requirements])
+    mark = hashlib.sha256(mark.encode()).hexdigest()
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    with turn(environment.with_name(f"{environment.name}.turn"), timeout=1200):
+        stamp = environment / "stamp"
+        old = not stamp.exists() or stamp.read_text(encoding="ascii") != mark
+        if old:
+            run([SYSTEM_PYTHON, "-m", "venv", "--clear", environment], timeout=120)
+            run([environment / "bin" / "pip", "install", "--quiet", *words], timeout=900)
+        yield old
+        stamp.write_text(mark, encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class VolumeType(Dated, Base):
     extra_spec_rows: Mapped[list[ExtraSpec]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by="ExtraSpec.key"
     )
+    encryption: Mapped[TypeEncryption | None] = relationship(lazy="raise", viewonly=True)
 
 
 class ExtraSpec(Base):
