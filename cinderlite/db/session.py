@@ -8,8 +8,6 @@ expires); a relationship that was not loaded raises instead of asking the databa
 from __future__ import annotations
 
 import contextlib
-import sqlite3
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +18,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from cinderlite import errors
+from cinderlite.db.sqlite import Writers
 
 #: In an UPDATE every right side is to mean the row as it was (by default what stands on the left is seen on the
 #: right), and what does not fit is to be refused, not cut.
@@ -56,16 +55,11 @@ class Database:
                 "isolation_level": "READ COMMITTED",
             }
         self.engine: Engine = sqlalchemy.create_engine(parsed, **options)
-        if self.sqlite:
-            event.listen(self.engine, "connect", _sqlite_connected)
-            event.listen(self.engine, "begin", _sqlite_begin)
-        elif parsed.get_backend_name() == "postgresql":
+        self._writers = Writers(self.engine, timeout) if self.sqlite else None
+        if parsed.get_backend_name() == "postgresql":
             event.listen(self.engine, "begin", _postgresql_begin)
         self._writer = self.engine.execution_options(cinderlite_write=True)
         self._settler = self._writer.execution_options(cinderlite_repeatable=True)
-        self._timeout = timeout
-        #: SQLite has one writer at a time, and who finds it taken sleeps, longer each time: here they queue instead.
-        self._turn = threading.Lock() if self.sqlite else None
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -87,25 +81,13 @@ class Database:
         `repeatable`, done again if it were not there, is not waited for until it is on the disk: should the database's
         host lose its power, the last of those may be missing, and never something that was committed before others.
         """
-        with (
-            _translated(),
-            self._my_turn(),
-            Session(self._settler if repeatable else self._writer, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            yield session
-
-    @contextlib.contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        if self._turn is None:
-            yield
-            return
-        if not self._turn.acquire(timeout=self._timeout):
-            raise errors.DatabaseUnavailable
-        try:
-            yield
-        finally:
-            self._turn.release()
+        engine = self._settler if repeatable else self._writer
+        turn = contextlib.nullcontext() if self._writers is None else self._writers.turn()
+        with _translated():
+            with turn, Session(engine, expire_on_commit=False) as session, session.begin():
+                yield session
+            if self._writers is not None and not repeatable:
+                self._writers.flush()
 
     def ping(self) -> None:
         """Ask the database anything. Raises DatabaseUnavailable."""
@@ -146,26 +128,6 @@ def _translated() -> Iterator[None]:
         raise errors.InvalidInput("a value is too long, too large or of letters that cannot be stored") from error
     except (exc.OperationalError, exc.TimeoutError, exc.InterfaceError) as error:
         raise errors.DatabaseUnavailable from error
-
-
-def _sqlite_connected(connection: sqlite3.Connection, _record: object) -> None:
-    # SQLAlchemy begins the transactions itself (below): pysqlite's own guess would begin them too late.
-    connection.isolation_level = None
-    pragmas = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "case_sensitive_like = ON")
-    for pragma in pragmas:
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _sqlite_begin(connection: sqlalchemy.Connection) -> None:
-    # Who only reads needs none: each statement sees one moment, as with the other databases, and is done sooner.
-    options = connection.get_execution_options()
-    if not options.get("cinderlite_write", False):
-        return
-    wanted = "NORMAL" if options.get("cinderlite_repeatable", False) else "FULL"
-    if connection.info.get("synchronous", "FULL") != wanted:
-        connection.exec_driver_sql(f"PRAGMA synchronous = {wanted}")
-        connection.info["synchronous"] = wanted
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _postgresql_begin(connection: sqlalchemy.Connection) -> None:
