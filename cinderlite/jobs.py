@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +98,7 @@ class Jobs:
         """How many more jobs can be started now."""
         with self._changed:
             if self._limit == 0:
-                return 1
+                return sys.maxsize
             return 0 if self._stopped else self._limit - len(self._running)
 
     def start(self, work: Callable[[], None], beat: Callable[[], bool], lease: float) -> bool:
@@ -143,7 +144,8 @@ class Jobs:
         def left(_ended: concurrent.futures.Future[Any]) -> None:
             with self._changed:
                 self._held.discard(job)
-            then()
+            # Who ended it is wanted for the next one, and this may wait.
+            threading.Thread(target=then, name="ended", daemon=True).start()
 
         ended.add_done_callback(left)
 

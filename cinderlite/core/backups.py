@@ -216,7 +216,7 @@ def _create(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -
     own = backup.snapshot_id is None
     if own and not vault.holds(cluster(world), backup.details["chain"], backup.id):
         snapshots.ask_guests(world, volume.id)
-        with snapshots.waiting(arguments), freezes.frozen(world, [volume.id]):
+        with states.while_busy(arguments), freezes.frozen(world, [volume.id]):
             source.snapshot(volume.image, snap)
     with source.opened(volume.image, snap) as original:
         pieces = vault.write(
@@ -230,7 +230,7 @@ def _create(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -
             progress=_telling(world, backup.id),
         )
     if own:
-        with snapshots.waiting(arguments):
+        with states.while_busy(arguments):
             _drop_older(world, backup, volume)
     return {"object_count": pieces, "fail_reason": None}
 
@@ -502,7 +502,7 @@ def _delete(world: World, backup: models.Backup, arguments: Mapping[str, Any]) -
     if backup.snapshot_id is None and volume is not None and not volume.deleted:
         volumes.wait_for_move(volume)
         snapshots.ask_guests(world, volume.id)
-        with snapshots.waiting(arguments):
+        with states.while_busy(arguments):
             world.cluster_of(volume).remove_snapshot(volume.image, vault.snap_of(backup.stored_as))
     vault.remove(cluster(world), chain, backup.stored_as)
     encryption.forget_key(world, backup)

@@ -34,14 +34,10 @@ _READY = ("available", "in-use")
 
 
 class _Machine(states.Machine):
-    """Has threads of its own, and takes no more than these can do."""
+    """Has threads of its own."""
 
     def _jobs(self, world: World) -> Jobs:
         return world.flattening
-
-    def unfinished(self, world: World, limit: int) -> list[str]:
-        room = world.flattening.room
-        return super().unfinished(world, min(limit, room)) if room else []
 
 
 LIFECYCLE = _Machine(

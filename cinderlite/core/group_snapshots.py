@@ -151,7 +151,7 @@ def _undisturbed(world: World, row: models.GroupSnapshot) -> Sequence[models.Sna
 @LIFECYCLE.step("create")
 def _create(world: World, row: models.GroupSnapshot, arguments: Mapping[str, Any]) -> None:
     taken = _undisturbed(world, row)
-    with snapshots.waiting(arguments), freezes.frozen(world, [one.volume_id for one in taken]):
+    with states.while_busy(arguments), freezes.frozen(world, [one.volume_id for one in taken]):
         for one in taken:
             jobs.checkpoint()
             world.cluster_of(one.volume).snapshot(one.volume.image, one.snap)
@@ -240,7 +240,7 @@ def _nobody_copies(row: models.GroupSnapshot, present: Sequence[models.Snapshot]
 @LIFECYCLE.step("delete")
 def _delete(world: World, row: models.GroupSnapshot, arguments: Mapping[str, Any]) -> None:
     present = _undisturbed(world, row)
-    with snapshots.waiting(arguments):
+    with states.while_busy(arguments):
         for one in present:
             jobs.checkpoint()
             volumes.wait_for_move(one.volume)

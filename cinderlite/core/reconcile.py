@@ -85,9 +85,8 @@ def finish(world: World) -> int:
                 return worked + taken
             owner = machine.claim(world, row_id, world.settings.lease)
             if owner is not None:
-                machine.run(world, row_id, owner)
-                taken += 1
-        if taken and len(found) == world.settings.batch:
+                taken += machine.run(world, row_id, owner).word != "waits"
+        if taken and len(found) >= world.settings.batch:
             world.wake.set()
         worked += taken
     return worked

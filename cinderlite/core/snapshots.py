@@ -8,9 +8,8 @@ an image to take its snapshot, and *blocklists* one that does not answer. So a g
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -34,8 +33,6 @@ from cinderlite.core import (
 from cinderlite.core.states import GONE, Move
 from cinderlite.db import models
 
-#: How often a busy image is tried again, every two seconds. A dead client's watch lapses after 30.
-_BUSY_TRIES = 30
 DELETABLE = frozenset({"available", "error", "error_deleting"})
 
 LIFECYCLE = states.Machine(
@@ -137,23 +134,9 @@ def _refuse_wrong_state(volume: models.Volume, *, in_use: bool) -> None:
 def _create(world: World, snapshot: models.Snapshot, arguments: Mapping[str, Any]) -> dict[str, Any]:
     volume = volume_of(world, snapshot)
     ask_guests(world, volume.id)
-    with waiting(arguments), freezes.frozen(world, [volume.id]):
+    with states.while_busy(arguments), freezes.frozen(world, [volume.id]):
         world.cluster_of(volume).snapshot(volume.image, snapshot.snap)
     return {"progress": "100%"}
-
-
-@contextlib.contextmanager
-def waiting(arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Have a step tried again for some time while librbd finds an image busy: its lock may be that of a dead client.
-
-    `arguments` are the step's. Raises StillBusy instead of ImageBusy, and that when it has been long enough.
-    """
-    try:
-        yield
-    except errors.ImageBusy as error:
-        if arguments.get("busy_tries", 0) >= _BUSY_TRIES:
-            raise
-        raise errors.StillBusy(error.message) from error
 
 
 def ask_guests(world: World, volume_id: str) -> None:
@@ -225,7 +208,7 @@ def refuse_source(session: Session, snapshot: models.Snapshot) -> models.Volume:
 def _delete(world: World, snapshot: models.Snapshot, arguments: Mapping[str, Any]) -> None:
     volume = volume_of(world, snapshot)
     ask_guests(world, volume.id)
-    with waiting(arguments):
+    with states.while_busy(arguments):
         world.cluster_of(volume).remove_snapshot(volume.image, snapshot.snap)
 
 

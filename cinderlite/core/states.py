@@ -15,6 +15,7 @@ does anybody before a call that was given up has really ended: until then its pr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -23,7 +24,7 @@ import pathlib
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select, update
@@ -42,6 +43,8 @@ GONE = "(gone)"
 RETURN = "(return)"
 #: Seconds between two tries of a step whose end is unknown; with each try twice as many, up to the move's patience.
 RETRY_AFTER = 2.0
+#: How often a busy image is tried again, every RETRY_AFTER. A dead client's watch lapses after 30 s.
+_BUSY_TRIES = 30
 #: Before the owner of a lease: it must leave off, and the row waits for that.
 _TOLD_TO_STOP = "stop "
 
@@ -73,7 +76,8 @@ class Move:
 class Outcome:
     """How a try ended: `done`, `failed` (with the error), `postponed` (with the reason) or, if it is long, `begun`.
 
-    `row` is the row as this try left it, and None if it was not this one that settled it.
+    One that `waits` found no thread. `row` is the row as this try left it, and None if it was not this one that
+    settled it.
     """
 
     word: str
@@ -87,6 +91,7 @@ class Machine:
     def __init__(self, model: type[Any], *moves: Move) -> None:
         self.model = model
         self.moves = {move.verb: move for move in moves}
+        self._long = [move.verb for move in moves if move.long]
         self._steps: dict[str, Step] = {}
         self._settled: Settled = lambda _session, _row, _intent, _error: None
         unknown = {move.doubt for move in moves if move.doubt} - self.moves.keys()
@@ -199,6 +204,7 @@ class Machine:
             lambda: self._job(world, row, owner), lambda: self._renew(world, row.id, owner, lease), lease
         ):
             self._release(world, row.id, owner)
+            return Outcome("waits")
         return Outcome("begun")
 
     def _jobs(self, world: World) -> Jobs:
@@ -284,8 +290,9 @@ class Machine:
         verb = row.intent["verb"]
         move = self.moves[verb]
         followed_by = changes.pop("followed_by", None)
-        # If this were lost, the step would be done once more; what is begun after it has it on the disk, too.
-        with world.db.write(repeatable=True) as session:
+        # If this were lost, the step would be done once more, with the same end; what is begun after it has it on the
+        # disk, too. What has failed could succeed then, and nobody would expect that of what he was told.
+        with world.db.write(repeatable=error is None) as session:
             # Held: who gives the volume back meanwhile writes previous_status, which must not be read too early.
             current = session.get(self.model, row.id, with_for_update=True)
             if current is not None and current.lease_owner == _TOLD_TO_STOP + owner:
@@ -363,16 +370,22 @@ class Machine:
         world.wake.set()
 
     def unfinished(self, world: World, limit: int) -> list[str]:
-        """Ids of rows whose intent nobody is working on now: free, lapsed, or held by a process that is dead."""
+        """Ids of rows whose intent nobody is working on now: free, lapsed, or held by a process that is dead.
+
+        Of what is long no more than this process has threads for, so that it is never in the way of the rest.
+        """
         table = self.model
         lapsed = table.lease_until < clock.now()
+        is_long = table.intent["verb"].as_string().in_(self._long)
+        query = (
+            select(table.id, table.lease_owner, lapsed)
+            .where(table.busy == 1, or_(lapsed, table.lease_owner.is_not(None)))
+            .order_by(table.lease_until)
+        )
         with world.db.read() as session:
-            rows = session.execute(
-                select(table.id, table.lease_owner, lapsed)
-                .where(table.busy == 1, or_(lapsed, table.lease_owner.is_not(None)))
-                .order_by(table.lease_until)
-                .limit(limit)
-            ).all()
+            rows = list(session.execute((query.where(~is_long) if self._long else query).limit(limit)))
+            if self._long and (room := min(limit, self._jobs(world).room)):
+                rows += session.execute(query.where(is_long).limit(room))
         return [id_ for id_, owner, free in rows if free or (owner is not None and owner_is_dead(owner))]
 
     def next_due(self, session: Session, since: float) -> float | None:
@@ -423,6 +436,20 @@ class Machine:
     def _quietly(self) -> dict[str, Any]:
         """Further columns for a change of who is at work: it is none to what there is to be known of the row."""
         return {"unwritten": self.model.unwritten} if issubclass(self.model, models.Recorded) else {}
+
+
+@contextlib.contextmanager
+def while_busy(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Have a step tried again for some time while librbd finds an image busy: its lock may be that of a dead client.
+
+    `arguments` are the step's. Raises StillBusy instead of ImageBusy, and that when it has been long enough.
+    """
+    try:
+        yield
+    except errors.ImageBusy as error:
+        if arguments.get("busy_tries", 0) >= _BUSY_TRIES:
+            raise
+        raise errors.StillBusy(error.message) from error
 
 
 def _told(error: errors.CinderliteError) -> str:

@@ -54,13 +54,13 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Hosts:
     return Hosts(monkeypatch)
 
 
-def begun(ctx: Context, lease: float) -> models.Volume:
+def begun(ctx: Context, lease: float, verb: str = "create") -> models.Volume:
     """A volume whose creation was accepted, and no more."""
     volume = models.Volume(
         id=models.new_id(), project_id="p", user_id="u", size=1, availability_zone="nova", host="testhost@ceph#ceph",
         volume_type_id=volumes.create(ctx, size=1).volume_type_id,
     )  # fmt: skip
-    volumes.LIFECYCLE.start(volume, "create", lease, "req-x")
+    volumes.LIFECYCLE.start(volume, verb, lease, "req-x")
     with ctx.world.db.write() as session:
         session.add(volume)
     return volume
@@ -122,6 +122,29 @@ def test_more_than_a_batch_of_lapsed_work_does_not_wait_for_the_next_pass(ctx: C
         wait(lambda: all(row(world, id_).status == "available" for id_ in lapsed), timeout=10, what="all of it")
     finally:
         reconciler.stop(10)
+
+
+def test_long_work_that_waits_for_a_thread_is_in_nobodys_way(ctx: Context, world: World) -> None:
+    """Neither in that of what is short, nor is the same pass made over and over for it."""
+    jobs = Jobs(1)
+    world = dataclasses.replace(world, jobs=jobs, settings=dataclasses.replace(world.settings, batch=2))
+    ended, waiting = threading.Event(), [begun(ctx, 0.0, "fill").id for _ in range(5)]
+
+    def work() -> None:
+        ended.wait(60)
+
+    assert jobs.start(work, lambda: True, 60.0)
+    try:
+        short = [begun(ctx, 0.0).id for _ in range(3)]
+        world.wake.clear()
+        while world.wake.is_set() or any(row(world, id_).status == "creating" for id_ in short):
+            world.wake.clear()
+            assert reconcile.finish(world) > 0, "nothing was done, and yet there is more to do"
+        assert not set(volumes.LIFECYCLE.unfinished(world, 100)) & set(waiting)
+    finally:
+        ended.set()
+    wait(lambda: jobs.room == 1, timeout=10, what="the thread to be free")
+    assert len(set(volumes.LIFECYCLE.unfinished(world, 100)) & set(waiting)) == 1
 
 
 def test_of_many_that_take_over_lapsed_work_exactly_one_gets_it(ctx: Context, world: World) -> None:
