@@ -26,11 +26,13 @@ ANY = frozenset({"available", "creating", "deleted", "deleting", "error", "error
 JOINING = ("available", "in-use")
 LEAVING = ("available", "in-use", "error", "error_deleting")
 
+#: Seconds at most between two looks whether the members are ready: so much longer than the last of them it takes.
+_LOOKS = 4.0
 LIFECYCLE = states.Machine(
     models.Group,
     #    verb      from                            through     then         on failure
-    Move("fill",   frozenset({"new"}),                "creating", "available", "error", patience=30.0),
-    Move("delete", frozenset({"available", "error"}), "deleting", GONE,        "error_deleting", patience=30.0),
+    Move("fill",   frozenset({"new"}),                "creating", "available", "error", patience=_LOOKS),
+    Move("delete", frozenset({"available", "error"}), "deleting", GONE,        "error_deleting", patience=_LOOKS),
 )  # fmt: skip
 
 #: What the API shows is loaded with the rows.

@@ -595,7 +595,7 @@ def backup_snaps(session: Session, volume_ids: Sequence[str]) -> list[str]:
 @LIFECYCLE.step("delete")
 def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -> dict[str, Any]:
     keep, outlived = int(world.settings.retention), bool(arguments.get("outlived"))
-    image_id = _unused(world, volume) if outlived else _to_trash(world, volume, keep)
+    image_id = _unused(world, volume) if outlived else _to_trash(world, volume, keep, arguments)
     if image_id is None:
         encryption.forget_key(world, volume)
         return {}
@@ -605,13 +605,21 @@ def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
     return {"followed_by": {**arguments, "verb": "hollow" if outlived else "purge", "image_id": image_id}}
 
 
-def _to_trash(world: World, volume: models.Volume, keep: int = 0) -> str | None:
+def _to_trash(world: World, volume: models.Volume, keep: int, arguments: Mapping[str, Any]) -> str | None:
     cluster, ours = world.cluster_of(volume), holders.ours(world, volume.id)
     try:
         return cluster.trash(volume.image, ours, keep_seconds=keep)
     except errors.ImageBusy:
         # Maybe by a process of the service that ended, or was cut off, in the middle of something.
-        return cluster.trash(volume.image, ours | own_clients.addresses(world), keep_seconds=keep)
+        ours |= own_clients.addresses(world)
+    try:
+        return cluster.trash(volume.image, ours, keep_seconds=keep)
+    except errors.ImageBusy:
+        if set(cluster.info(volume.image).watchers) - ours:
+            raise
+        # One of ours has its lock, and gives it to who asks for it; nobody is to be refused for that.
+        with states.while_busy(arguments):
+            raise
 
 
 def _unused(world: World, volume: models.Volume) -> str | None:
@@ -652,7 +660,7 @@ def _purge(world: World, volume: models.Volume, arguments: Mapping[str, Any]) ->
     image_id = arguments["image_id"]
     try:
         if arguments.get("named"):
-            image_id = _to_trash(world, volume)
+            image_id = _to_trash(world, volume, 0, arguments)
         gone = image_id is None or world.cluster_of(volume).purge(image_id, arguments.get("snaps") or ())
     except errors.CephError as error:
         # Whatever it is (a clone that needs it, a dead client's watch): nobody else will ever remove this image.

@@ -251,6 +251,25 @@ def test_an_image_that_somebody_has_open_is_not_deleted(client: Client, cluster:
     assert cluster.images("volume-") == {f"volume-{volume['id']}"}
 
 
+def test_an_image_that_librbd_finds_busy_though_nobody_else_has_it_is_deleted_later(
+    client: Client, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that this service is just making whole: nobody can do anything about that."""
+    path, trash = f"/v3/volumes/{client.volume()['id']}", cluster.trash
+
+    def busy(name: str, *_: object, **_named: object) -> None:
+        raise errors.ImageBusy(name, "another client")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "trash", busy)
+        assert client.delete(path).status_code == 202
+        assert client.get(path).json["volume"]["status"] == "deleting"
+    settle(world)
+    assert client.get(path).status_code == 404
+    assert cluster.trash == trash
+    assert not cluster.images("volume-")
+
+
 def test_what_a_dead_process_of_the_service_left_open_is_deleted(
     client: Client, world: World, cluster: FakeCluster
 ) -> None:
