@@ -61,14 +61,16 @@ def of_headers(environ: Mapping[str, Any]) -> Identity | None:
     The headers may be believed only behind the middleware, which removes what a client sends under those names.
     """
     user = environ.get("HTTP_X_USER_ID")
-    if environ.get("HTTP_X_IDENTITY_STATUS") != "Confirmed" or not user:
+    service = environ.get("HTTP_X_SERVICE_IDENTITY_STATUS")
+    # Where a service's token came along, the middleware does not ask whether the user's may do this: an invalid one is
+    # to be refused, and with `delay_auth_decision` that is left to who comes after it.
+    if environ.get("HTTP_X_IDENTITY_STATUS") != "Confirmed" or not user or service not in (None, "Confirmed"):
         return None
-    confirmed = environ.get("HTTP_X_SERVICE_IDENTITY_STATUS") == "Confirmed"
     return Identity(
         user,
         environ.get("HTTP_X_PROJECT_ID", ""),
         _words(environ.get("HTTP_X_ROLES", "")),
-        _words(environ.get("HTTP_X_SERVICE_ROLES", "") if confirmed else ""),
+        _words(environ.get("HTTP_X_SERVICE_ROLES", "") if service else ""),
         environ.get("HTTP_X_AUTH_TOKEN"),
     )
 

@@ -74,16 +74,22 @@ class Keystone:
         """What stands behind the middleware, which has set its own headers in the place of the client's."""
         who = auth.of_headers(environ)
         if who is not None:
-            self._remember(environ[_TOKENS], environ.get("keystone.token_info", {}).get("token", {}), who)
+            self._remember(environ, who)
             environ[auth.IDENTITY] = who
         return self._app(environ, start_response)
 
-    def _remember(self, tokens: tuple[str, str | None], token: Mapping[str, Any], who: auth.Identity) -> None:
+    def _remember(self, environ: Mapping[str, Any], who: auth.Identity) -> None:
+        tokens, token = environ[_TOKENS], environ.get("keystone.token_info", {}).get("token", {})
         ruled = (token.get("application_credential") or {}).get("access_rules") is not None
         if not tokens[0] or ruled or token.get("bind") or "expires_at" not in token:
             return
-        left = datetime.datetime.fromisoformat(token["expires_at"]) - datetime.datetime.now(datetime.UTC)
-        seconds = min(self._seconds, left.total_seconds())
+        ends = datetime.datetime.fromisoformat(token["expires_at"])
+        service = environ["keystone.token_auth"].service
+        if service is not None:
+            if service.bind:
+                return
+            ends = min(ends, service.expires)
+        seconds = min(self._seconds, (ends - datetime.datetime.now(datetime.UTC)).total_seconds())
         if seconds <= 0:
             return
         with self._lock:

@@ -244,3 +244,29 @@ def test_whom_the_middleware_lets_through_is_nobody(peer: Peer, ask: Ask) -> Non
         401,
     ]
     assert ask(peer.issue("a")).status_code == 200
+
+
+@pytest.mark.parametrize("ask", [{"delay_auth_decision": True, "service_type": "volumev3"}], indirect=True)
+def test_the_token_of_no_service_lifts_no_rule(peer: Peer, ask: Ask) -> None:
+    """The middleware judges no access rule where a service asks, and leaves it to others that none does."""
+    rules = [{"service": "volumev3", "method": "GET", "path": "/v3/**"}]
+    peer.issue("ruled", application_credential={"id": "c", "name": "c", "restricted": True, "access_rules": rules})
+    for _ in range(2):
+        assert ask("ruled").status_code == 200
+        assert ask("ruled", "DELETE", X_Service_Token="none").status_code == 401
+
+
+@pytest.mark.usefixtures("for_long")
+def test_no_token_of_a_service_works_after_its_end(peer: Peer, ask: Ask) -> None:
+    peer.issue("a")
+    peer.issue("nova", "service", lasts=2.0)
+    assert ask("a", X_Service_Token="nova").status_code == 200
+    wait(lambda: ask("a", X_Service_Token="nova").status_code == 401, timeout=6, what="the service's token's end")
+
+
+def test_a_service_whose_token_is_bound_to_a_login_is_nobody_without_it(peer: Peer, ask: Ask) -> None:
+    peer.issue("a")
+    peer.issue("nova", "service", bind={"kerberos": "nova"})
+    for _ in range(2):
+        assert ask("a", login="nova", X_Service_Token="nova").status_code == 200
+        assert ask("a", X_Service_Token="nova").status_code == 401
