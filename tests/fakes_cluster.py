@@ -59,6 +59,8 @@ class FakeCluster(Cluster):
         #: Whether the manager has figures of the pool already.
         self.statistics = True
         self.watchers: dict[str, list[str]] = {}
+        #: those of them that died long ago, and are counted until they are looked at anew
+        self.phantoms: set[str] = set()
         self.children: set[str] = set()
         #: name → (id, bytes)
         self.stored: dict[str, tuple[str, int]] = {}
@@ -174,7 +176,10 @@ class FakeCluster(Cluster):
         return HeldImage(None, lambda _: self.info(name).watchers, lambda: None)
 
     def look_anew(self, name: str) -> None:
-        self._do(name, lambda: None)
+        def step() -> None:
+            self.watchers[name] = [one for one in self.watchers.get(name, ()) if one not in self.phantoms]
+
+        self._do(name, step)
 
     def trash(self, name: str, besides: AbstractSet[str] = frozenset(), *, keep_seconds: int = 0) -> str | None:
         del keep_seconds

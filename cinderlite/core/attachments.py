@@ -60,7 +60,7 @@ LIFECYCLE = states.Machine(
 
 #: Seconds that the reconciler waits for one guest to let a disk go; it asks again.
 _LOOKS_FOR = 0.2
-#: Tries, one every two seconds, after which a dead guest's client should have lost its watch.
+#: Tries, one every two seconds, after which a dead guest's client should have lost its watch (after 30 s).
 _DOUBTS_AFTER = 20
 
 
@@ -231,7 +231,13 @@ def _attach(world: World, attachment: models.Attachment, arguments: Mapping[str,
         raise
 
 
-def _plug(world: World, attachment: models.Attachment, held: holders.Held | None = None) -> dict[str, Any]:
+def _plug(
+    world: World, attachment: models.Attachment, held: holders.Held | None = None, *, doubts: bool = True
+) -> dict[str, Any]:
+    """Plug it in, to be had alone unless it is shared. Who has it open is made sure of if he `doubts` that.
+
+    Raises as its login does, if that has no known end, whatever else went wrong: it may still make a user.
+    """
     guest = _find(world, attachment)
     volume = whole.named(world, attachment.volume_id)
     with contextlib.ExitStack() as stack:
@@ -240,8 +246,14 @@ def _plug(world: World, attachment: models.Attachment, held: holders.Held | None
         # First and beside all else, since the monitors take long for a new user; it has ended when this has, or it
         # would make the user after that was removed for a guest that refuses.
         image = held.result
-        login = stack.enter_context(threads.beside("login", lambda: _login(world, attachment, volume, image)))
-        return _plug_as(world, attachment, volume, guest, login=login, held=held)
+        try:
+            with threads.beside("login", lambda: _login(world, attachment, volume, image)) as login:
+                return _plug_as(world, attachment, volume, guest, login=login, held=held, doubts=doubts)
+        except errors.CinderliteError as error:
+            unknown = login.exception()
+            if isinstance(unknown, errors.Unavailable) and unknown is not error:
+                raise unknown from error
+            raise
 
 
 def _plug_as(
@@ -252,6 +264,7 @@ def _plug_as(
     *,
     login: Future[cephx_users.Login],
     held: holders.Held,
+    doubts: bool,
 ) -> dict[str, Any]:
     table = models.Attachment
     beside = or_(table.server_id == attachment.server_id, table.volume_id == attachment.volume_id)
@@ -279,7 +292,7 @@ def _plug_as(
     try:
         device = _into(guest, lambda: made(alone=not shared), taken)
     except errors.OpenElsewhere:
-        _refuse_strangers(world, guest, volume)
+        _refuse_strangers(world, guest, volume, doubts=doubts)
         device = _into(guest, lambda: made(alone=False), taken)
     return {
         "device": device,
@@ -379,7 +392,7 @@ def _is_shared(world: World, attachment: models.Attachment) -> bool:
         return connection.execute(others).first() is not None
 
 
-def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None:
+def _refuse_strangers(world: World, guest: Guest, volume: models.Volume, *, doubts: bool) -> None:
     """Raise OpenElsewhere if a client, not this guest, has the volume's image open.
 
     librbd itself would let two writers take turns on one image, and their file systems would not survive it.
@@ -391,14 +404,15 @@ def _refuse_strangers(world: World, guest: Guest, volume: models.Volume) -> None
         guest.detach(volume.id, 0)
     watchers = holders.strangers(world, volume)
     if watchers:
-        holders.doubt(world, volume)
+        if doubts:
+            holders.doubt(world, volume)
         raise errors.OpenElsewhere(volume.id, ", ".join(watchers))
 
 
 @LIFECYCLE.step("restore")
-def _restore(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _restore(world: World, attachment: models.Attachment, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return _plug(world, attachment)
+        return _plug(world, attachment, doubts=_doubts(arguments.get("tries", 0)))
     except errors.OpenElsewhere as error:  # The watch of the guest's former process lapses after 30 s.
         raise errors.GuestStillWatches(error.message) from error
 
@@ -505,11 +519,11 @@ LIFECYCLE.step("undo")(_detach)
 
 
 @LIFECYCLE.step("end")
-def _end(world: World, attachment: models.Attachment, _arguments: Mapping[str, Any]) -> None:
+def _end(world: World, attachment: models.Attachment, arguments: Mapping[str, Any]) -> None:
     """Let go of the volume of a server that is no more, once its process is not seen by Ceph either."""
     if not _has_ended(world, attachment):
         raise errors.Conflict(f"server {attachment.server_id} is back, or may be")
-    _detach(world, attachment, {})
+    _detach(world, attachment, arguments)
     world.wake.set()  # Its volume may be deleted with it.
 
 
@@ -582,6 +596,11 @@ def _find(world: World, attachment: models.Attachment) -> Guest:
         raise errors.GuestGone(attachment.server_id) from error
 
 
+def _doubts(tries: int) -> bool:
+    """Whether a dead guest's client should have lost its watch by now, and has it still; now and then."""
+    return tries > 0 and tries % _DOUBTS_AFTER == 0
+
+
 def _refuse_watched(world: World, attachment: models.Attachment, tries: int) -> None:
     """The guest's process is gone; its volume is free once Ceph has seen that too (30 s after a kill)."""
     if _is_shared(world, attachment):
@@ -592,7 +611,7 @@ def _refuse_watched(world: World, attachment: models.Attachment, tries: int) -> 
     except errors.ImageNotFound:
         return
     if watchers:
-        if tries and tries % _DOUBTS_AFTER == 0:
+        if _doubts(tries):
             holders.doubt(world, volume)
         raise errors.GuestStillWatches(", ".join(watchers))
 

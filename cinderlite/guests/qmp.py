@@ -70,6 +70,8 @@ STATUS = {
 LOOK_AGAIN = 0.5
 #: Seconds that a node may still be in use after its device was seen to be gone.
 RELEASE_MOST = 2.0
+#: Seconds for which a server's monitor waits for a disk that is being made, as Ceph or a key store may take long.
+DISK_WITHIN = 1.0
 #: Seconds between two looks how far a job is that ends at any moment.
 JOB_AGAIN = 0.02
 #: Seconds after which a job that is ready, and was told to complete, certainly is not ready any more.
@@ -625,27 +627,44 @@ class QmpGuest:
 
     async def _attach(self, awaited: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         async with self._hypervisor._session(self._machine) as qmp:
-            there, unnamed, block, pci, machine, how = await qmp.ask_guest(
-                PERIPHERALS, ANONYMOUS, BLOCK, PCI, MACHINE_TYPE, STATE
-            )
-            status = STATUS.get(how["status"], "ERROR")
-            if status not in RUNNING:
-                raise errors.GuestRefused(f"the server is {how['status']}, and takes no disk in that state")
-            disk = self._impatient(await asyncio.wrap_future(awaited) if isinstance(awaited, Future) else awaited)
-            if disk.volume_id in disks.volumes(there):
-                letters = await self._letters(qmp, disk)
-            else:
-                places = disks.places(machine, pci, there, disk.tuning.bus)
-                try:
-                    place = await self._plug(qmp, disk, places)
-                except Refused as error:
-                    if not error.says_duplicate:
-                        raise
-                    # What an interrupted attach left without a device; ours by its name, and of no use to anybody.
-                    await self._clear(qmp, disk.volume_id)
-                    place = await self._plug(qmp, disk, places)
-                letters = place.letters
-            return disks.name(letters, taken, disks.foreign(letters, block, [*there, *unnamed]))
+            found = await self._found(qmp)
+            if not isinstance(awaited, Future):
+                return await self._attach_to(qmp, found, awaited, taken)
+            made = asyncio.wrap_future(awaited)
+            await asyncio.wait([made], timeout=DISK_WITHIN)
+            if made.done():
+                return await self._attach_to(qmp, found, made.result(), taken)
+        # Others want the monitor meanwhile, and nothing has been done yet.
+        disk = await made
+        async with self._hypervisor._session(self._machine) as qmp:
+            return await self._attach_to(qmp, await self._found(qmp), disk, taken)
+
+    @staticmethod
+    async def _found(qmp: Monitor) -> Sequence[Any]:
+        """What the guest has now, for `_attach_to`. Raises GuestRefused if it takes no disk."""
+        *found, how = await qmp.ask_guest(PERIPHERALS, ANONYMOUS, BLOCK, PCI, MACHINE_TYPE, STATE)
+        status = STATUS.get(how["status"], "ERROR")
+        if status not in RUNNING:
+            raise errors.GuestRefused(f"the server is {how['status']}, and takes no disk in that state")
+        return found
+
+    async def _attach_to(self, qmp: Monitor, found: Sequence[Any], disk: RbdDisk, taken: Collection[str]) -> str:
+        there, unnamed, block, pci, machine = found
+        disk = self._impatient(disk)
+        if disk.volume_id in disks.volumes(there):
+            letters = await self._letters(qmp, disk)
+        else:
+            places = disks.places(machine, pci, there, disk.tuning.bus)
+            try:
+                place = await self._plug(qmp, disk, places)
+            except Refused as error:
+                if not error.says_duplicate:
+                    raise
+                # What an interrupted attach left without a device; ours by its name, and of no use to anybody.
+                await self._clear(qmp, disk.volume_id)
+                place = await self._plug(qmp, disk, places)
+            letters = place.letters
+        return disks.name(letters, taken, disks.foreign(letters, block, [*there, *unnamed]))
 
     def _impatient(self, disk: RbdDisk) -> RbdDisk:
         """The same disk, opened without waiting for Ceph's monitors for long."""

@@ -224,6 +224,30 @@ def test_with_its_server_a_volume_is_deleted_if_that_was_asked_for(
     assert kept == snapped
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_watch_that_ceph_never_ends_keeps_no_volume(
+    client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster, server: str, comes_back: bool
+) -> None:
+    """Neither that of a server that has ended, nor that of one that was killed and has been started again."""
+    volume = client.volume()["id"]
+    attach(client.at("2.79"), server, volume)
+    guest = hypervisor.guests[server]
+    cluster.watchers[f"volume-{volume}"] = ["192.0.2.9:0/1"]
+    cluster.phantoms = {"192.0.2.9:0/1"}
+    if comes_back:
+        guest.restart()
+        guest.held.clear()
+    else:
+        guest.gone = True
+    settle(world)
+    shown = client.get(f"/v3/volumes/{volume}").json["volume"]
+    assert shown["status"] == ("in-use" if comes_back else "detaching")
+    settle(world, 30)
+    shown = client.get(f"/v3/volumes/{volume}").json["volume"]
+    assert shown["status"] == ("in-use" if comes_back else "available")
+    assert volume in guest.held or not comes_back
+
+
 def test_a_server_that_comes_back_while_it_is_let_go_keeps_its_volume(
     client: Client, world: World, hypervisor: FakeHypervisor, cluster: FakeCluster, server: str
 ) -> None:

@@ -7,6 +7,7 @@ import abc
 import dataclasses
 import pathlib
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -401,6 +402,29 @@ def test_a_disk_that_is_still_being_made_is_waited_for_and_may_come_to_nothing(l
     assert lab.holdings(server) == before
     assert lab.guest(server).attach(threads.begin("disk", comes), ()).startswith("/dev/")
     assert lab.guest(server).disks() == {disk.volume_id}
+
+
+def test_a_vm_whose_disk_takes_long_to_be_made_is_at_others_disposal(lab: Lab) -> None:
+    """Ceph or a key store may take longer for it than anybody waits for a monitor."""
+    server, one, late = lab.vm(), lab.disk(), lab.disk()
+    lab.guest(server).attach(one, ())
+    made = threading.Event()
+
+    def slowly() -> RbdDisk:
+        assert made.wait(60)
+        return late
+
+    with threads.beside("attach", lambda: lab.guest(server).attach(threads.begin("disk", slowly), ())) as attached:
+        try:
+            time.sleep(0.5)
+            lab.guest(server).resize(one.volume_id, 2**30)
+            assert lab.guest(server).disks() == {one.volume_id}
+            lab.guest(server).detach(one.volume_id, 20)
+            assert not attached.done()
+        finally:
+            made.set()
+    assert attached.result().startswith("/dev/")
+    assert lab.guest(server).disks() == {late.volume_id}
 
 
 def test_an_encrypted_disk_is_opened_by_its_passphrase_only_and_leaves_nothing(lab: Lab) -> None:

@@ -154,6 +154,39 @@ def test_a_user_that_is_made_after_it_was_given_up(
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
 
+def test_a_guest_that_refuses_while_nobody_knows_whether_its_user_is_made(
+    ctx: Context,
+    world: World,
+    cluster: FakeCluster,
+    hypervisor: FakeHypervisor,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The monitors make it late, when the guest's refusal has ended everything else."""
+    volume, make = volumes.create(ctx, size=1), cluster.user_of_image
+    late: list[Callable[[], object]] = []
+    hypervisor.guests[server.id].gone = True
+
+    def give_up(name: str, user: str, note: bytes, **how: Any) -> str:
+        cluster.listed_users[user] = note
+        late.append(lambda: make(name, user, note, **how))
+        raise errors.CephTimeout("no monitor answered")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "user_of_image", give_up)
+        with pytest.raises((errors.Conflict, errors.CephTimeout)):
+            attachments.attach(ctx, server, volume.id)
+        settle(world)
+    listed = dict(cluster.listed_users)
+    late.pop()()
+    cluster.listed_users.clear()  # Only the monitors are late.
+    cluster.listed_users.update(listed)
+    cephx_users.sweep(world)
+    assert rows(world) == []
+    assert (cluster.made_users, cluster.users()) == ({}, {})
+    assert volumes.get(ctx, volume.id).status == "available"
+
+
 def test_a_detach_is_not_over_before_the_user_is_gone(
     ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
