@@ -208,7 +208,9 @@ class Client(socket.socket):
 
     def forget(self) -> bool:
         """Take nothing of the request that was heard; whether another one may follow on this connection."""
-        stays = len(self._heard) == self._end and _CLOSES.search(self._heard, 0, self._body) is None
+        # An answer to HEAD has no body, and the one that is kept for all has.
+        head = self._heard.startswith(b"HEAD ")
+        stays = not head and len(self._heard) == self._end and _CLOSES.search(self._heard, 0, self._body) is None
         self._heard.clear()
         return stays
 

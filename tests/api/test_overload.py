@@ -214,6 +214,9 @@ def test_who_is_refused_at_the_door_may_ask_again_on_the_same_connection(
             assert "x-openstack-request-id" not in headers  # No thread has had it.
         leaving.say(f"{show}Connection: close\r\n\r\n".encode())
         assert (leaving.answer()[0], leaving.answer()[0]) == (503, 0)
+        # Its body is none of the answer to HEAD, and nothing may follow that.
+        asking = wires(show.replace("GET", "HEAD").encode() + b"\r\n")
+        assert (asking.answer()[0], asking.answer()[0]) == (503, 0)
         assert api.call("GET", "/healthcheck", user=None).status == 200
     eventually(lambda: figure(api, 'cinderlite_requests_running{class="quick"}') == 0)
     kept.say(f"{show}\r\n".encode())
