@@ -26,6 +26,12 @@ PASSWORD = "correct horse"
 USERS = {"alice": ("demo", "member"), "rita": ("demo", "reader"), "bob": ("other", "member"), "root": ("demo", "admin")}
 
 
+#: As options: Ceph has the time that operators give it by default, for tests in which nothing is broken on purpose.
+PATIENT: dict[str, dict[str, object]] = {
+    "ceph": dict.fromkeys(("rados_connect_timeout", "rados_mon_op_timeout", "rados_osd_op_timeout", "rbd_call_timeout"))
+}
+
+
 class Answer:
     """One answer: `status`, `headers`, `body` (the JSON, None without one)."""
 
@@ -41,7 +47,7 @@ class Answer:
 
 
 class Service:
-    """The service in its own process; `options` are lines by group beside those that the lab needs.
+    """The service in its own process; `options` are lines by group beside those that the lab needs, or None for none.
 
     With a `hostname` it takes itself to be on a machine of that name: its processes and this machine's others are
     strangers to each other.
@@ -105,7 +111,7 @@ class Service:
         for group, values in options.items():
             self._groups.setdefault(group, {}).update(values)
         text = "\n".join(
-            f"[{group}]\n" + "\n".join(f"{name} = {value}" for name, value in values.items())
+            f"[{group}]\n" + "\n".join(f"{name} = {value}" for name, value in values.items() if value is not None)
             for group, values in self._groups.items()
         )
         self.conf.touch(mode=0o600)

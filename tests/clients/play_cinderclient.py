@@ -245,6 +245,7 @@ def backups(stage: Stage) -> None:
         restored = stage.wait(stage.cinder.volumes.get(restoring.volume_id))
         assert (restored.name, restored.size) == ("restored", 1)
         stage.cinder.volumes.delete(restored)
+        stage.gone(restored)
         there.delete(another)
         stage.gone(another)
 

@@ -102,8 +102,8 @@ def moves(stage: Stage) -> None:
         storage.retype_volume(made, kind)
         assert stage.wait(made).volume_type == "wide"
         storage.migrate_volume(made, host=other)
-        until(lambda: storage.get_volume(made.id).host == other, "the volume to be in the other pool")
-        assert stage.wait(made).migration_status == "success"
+        moved = stage.wait(made)
+        assert (moved.host, moved.migration_status) == (other, "success")
         with stage.seen.refused(400, "migrat"):
             storage.complete_volume_migration(made, made.id)
     storage.delete_type(kind)
@@ -222,6 +222,7 @@ def backups(stage: Stage) -> None:
         stage.wait(one)
         assert restored.size == 1
         storage.delete_volume(restored)
+        stage.gone(restored)
         record = storage.export_backup(one.id)["backup-record"]
         assert storage.export_record(one.id).json()["backup-record"]["backup_service"] == record["backup_service"]
         storage.reset_backup_status(one, "error")

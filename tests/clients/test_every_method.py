@@ -16,11 +16,11 @@ import pytest
 
 from backends import clients
 from backends.glance import Glance
-from backends.service import PASSWORD, Service
+from backends.service import PASSWORD, PATIENT, Service
 from lab.ceph import Ceph
 
 pytest.importorskip("openstack", reason="the extra 'glance' is not installed")
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("keystone")]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group("keystone")]
 
 BACKUPS, SECOND = "backups", "second"
 FOREIGN = "database"
@@ -45,6 +45,7 @@ def service(tmp_path: pathlib.Path, ceph: Ceph, glance: Glance, sockets: pathlib
             "enabled_backends": f"ceph,{SECOND}", "backup_ceph_pool": BACKUPS, "backup_ceph_conf": ceph.conf,
             "backup_ceph_user": ceph.user, "glance_api_servers": glance.url,
         },
+        **PATIENT,
         SECOND: {"rbd_ceph_conf": ceph.conf, "rbd_pool": SECOND, "rbd_user": ceph.user},
     }  # fmt: skip
     ceph.rbd("create", "--size", "1G", f"{ceph.pool}/{FOREIGN}")
@@ -66,13 +67,13 @@ def told(name: str, service: Service, glance: Glance) -> dict[str, Any]:
     }  # fmt: skip
     props = {"image": glance.create(bytes(2**20)), "foreign": FOREIGN, "second": SECOND}
     client = clients.Client(clients.newest(), environment)
-    return dict(json.loads(client.run("python", "-m", f"clients.{name}", json.dumps(props), timeout=240)))
+    return dict(json.loads(client.run("python", "-m", f"clients.{name}", json.dumps(props), timeout=600)))
 
 
 @pytest.mark.parametrize(("name", "known"), [("play_sdk", 183), ("play_cinderclient", 166)])
 def test_each_method_is_called(service: Service, glance: Glance, ceph: Ceph, name: str, known: int) -> None:
     heard = told(name, service, glance)
-    assert not heard["failed"], "\n\n".join(heard["failed"].values())
+    assert not heard["failed"], "\n\n".join([*heard["failed"].values(), service.tail()])
     assert heard["never"] == []
     assert len(heard["called"]) >= known
     # The play cleans up after itself; what it has let go of is still there.
