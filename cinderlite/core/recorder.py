@@ -172,7 +172,7 @@ class Recorder(threading.Thread):
             else:
                 stay[row.id, key] = records.seal(self._world.signing, records.told(kind, row, keys.get(row.id)))
         _put(cluster, stay, go)
-        with self._world.db.write() as session:
+        with self._world.db.write(repeatable=True) as session:
             _written(session, kind.model, {row.id: row.unwritten for row in rows})
         return len(rows)
 

@@ -226,7 +226,7 @@ class Machine:
             world.wake.set()  # A thread is free for whatever waits.
 
     def _renew(self, world: World, row_id: str, owner: str, lease: float) -> bool:
-        with world.db.write() as session:
+        with world.db.write(repeatable=True) as session:
             held = session.execute(
                 update(self.model)
                 .where(self.model.id == row_id, self.model.lease_owner == owner)
