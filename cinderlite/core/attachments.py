@@ -8,6 +8,7 @@ else, who plugs the disk in (`external`): nothing here works on them.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
@@ -150,6 +151,8 @@ def attach(
     with contextlib.ExitStack() as stack:
         free = asked.status in ("available", "in-use") and _is_for(ctx, asked, server)
         held = stack.enter_context(holders.holding(ctx.world, asked)) if free else None
+        attachment.mode = _mode(asked)
+        ahead = stack.enter_context(_logging_in(ctx.world, attachment, asked, held)) if held else None
         with ctx.world.db.write() as session:
             volume = _take_volume(ctx, session, server, volume_id)
             if volume.multiattach and not multiattach:
@@ -159,14 +162,64 @@ def attach(
             _refuse_taken_name(session, server, device)
             actions.begin(session, ctx, actions.ATTACH, [(server.id, server.host)])
             attachment.project_id = volume.project_id
-            attachment.mode = "ro" if volume.readonly else "rw"
+            attachment.mode = _mode(volume)
             session.add(attachment)
-        outcome = LIFECYCLE.run(ctx.world, attachment, owner, held=held)
+        if ahead is not None:
+            ahead.accepted = True
+        outcome = LIFECYCLE.run(ctx.world, attachment, owner, held=held, ahead=ahead)
     if isinstance(outcome.error, errors.GuestGone):  # It has ended since it was looked up.
         raise _cannot_attach(server, "stopped") from outcome.error
     if outcome.error is not None:
         raise outcome.error
     return outcome.row or get(ctx, attachment.id)
+
+
+def _mode(volume: models.Volume) -> str:
+    return "ro" if volume.readonly else "rw"
+
+
+@dataclasses.dataclass
+class _Ahead:
+    """A login that was begun before its attachment was accepted, as which by then may be wanted or not."""
+
+    wanted: tuple[Any, ...]
+    login: Future[cephx_users.Login]
+    accepted: bool = False
+
+
+def _wanted(attachment: models.Attachment, volume: models.Volume) -> tuple[Any, ...]:
+    """All that a login depends on and that can change meanwhile."""
+    return (attachment.mode, volume.host, volume.namespace, volume.image, volume.restored_from, volume.clone_depth)
+
+
+@contextlib.contextmanager
+def _logging_in(
+    world: World, attachment: models.Attachment, volume: models.Volume, held: holders.Held
+) -> Iterator[_Ahead | None]:
+    """Have a user made for an attachment beside its acceptance, since the monitors take as long for it as that takes.
+
+    If it is not accepted, the user goes again. If the process dies in between, it is one that nothing explains.
+    """
+    name = attachment.cephx_name
+    if name is None or not (volume.status == "available" or volume.multiattach):
+        yield None
+        return
+    # The attachment itself is the transaction's.
+    like = models.Attachment(
+        id=attachment.id, volume_id=volume.id, server_id=attachment.server_id, mode=attachment.mode, cephx_name=name
+    )
+    with threads.beside("login", lambda: _login(world, like, volume, held.result)) as login:
+        ahead = _Ahead(_wanted(like, volume), login)
+        try:
+            yield ahead
+        except Exception:
+            if not ahead.accepted:
+                made = login.exception() is None
+                try:
+                    cephx_users.revoke(world, name, volume.host, volume.namespace, made=made)
+                except errors.Unavailable as error:
+                    LOG.warning("a cephx user of %s is left: %s", name, error)
+            raise
 
 
 def _cannot_attach(server: Server, vm_state: str) -> errors.Conflict:
@@ -223,7 +276,7 @@ def _refuse_taken_name(session: Session, server: Server, device: str | None) -> 
 @LIFECYCLE.step("attach")
 def _attach(world: World, attachment: models.Attachment, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return _plug(world, attachment, arguments.get("held"))
+        return _plug(world, attachment, arguments.get("held"), arguments.get("ahead"))
     except (errors.Unavailable, errors.DeviceHeld):
         raise
     except errors.CinderliteError:
@@ -232,7 +285,12 @@ def _attach(world: World, attachment: models.Attachment, arguments: Mapping[str,
 
 
 def _plug(
-    world: World, attachment: models.Attachment, held: holders.Held | None = None, *, doubts: bool = True
+    world: World,
+    attachment: models.Attachment,
+    held: holders.Held | None = None,
+    ahead: _Ahead | None = None,
+    *,
+    doubts: bool = True,
 ) -> dict[str, Any]:
     """Plug it in, to be had alone unless it is shared. Who has it open is made sure of if he `doubts` that.
 
@@ -243,12 +301,16 @@ def _plug(
     with contextlib.ExitStack() as stack:
         if held is None or not held.is_of(volume):
             held = stack.enter_context(holders.holding(world, volume))
-        # First and beside all else, since the monitors take long for a new user; it has ended when this has, or it
-        # would make the user after that was removed for a guest that refuses.
+        # Beside all else, since the monitors take long for a new user; it has ended when this has, or it would make
+        # the user after that was removed for a guest that refuses.
         image = held.result
+        if ahead is not None and ahead.wanted == _wanted(attachment, volume):
+            login = ahead.login
+        else:
+            concurrent.futures.wait([] if ahead is None else [ahead.login])  # It is about the same user.
+            login = stack.enter_context(threads.beside("login", lambda: _login(world, attachment, volume, image)))
         try:
-            with threads.beside("login", lambda: _login(world, attachment, volume, image)) as login:
-                return _plug_as(world, attachment, volume, guest, login=login, held=held, doubts=doubts)
+            return _plug_as(world, attachment, volume, guest, login=login, held=held, doubts=doubts)
         except errors.CinderliteError as error:
             unknown = login.exception()
             if isinstance(unknown, errors.Unavailable) and unknown is not error:

@@ -3,12 +3,12 @@
 
 An attachment's user is called SERVICE.DATABASE.ATTACHMENT.PLACE: SERVICE is the back end's rbd_user, DATABASE tells the
 services apart that share a cluster, PLACE the pools and namespaces that a volume may move between. DATABASE.ATTACHMENT
-is in the attachment's row (`cephx_name`) before the user exists, and the row stays until the user is gone; so whoever
-dies, the row's own recovery removes it.
+is in the attachment's row (`cephx_name`), and the row stays until the user is gone; so whoever dies, the row's own
+recovery removes it.
 
-What a newcomer gets wrong: the row is not all. A database may be lost or put back, or monitors that stood still may
-make a user that was given up before; then one is left that no row knows. So each is also in a list in its pool, and
-`sweep` removes those of ours that nothing explains.
+What a newcomer gets wrong: the row is not all. A user is begun beside the acceptance of its attachment, and whoever
+dies then leaves one without a row; a database may be lost or put back; monitors that stood still may make a user that
+was given up before. So each is also in a list in its pool, and `sweep` removes those of ours that nothing explains.
 """
 
 from __future__ import annotations
@@ -188,17 +188,33 @@ def refuse_open_clones(world: World, volume: models.Volume) -> None:
 # -- what nothing explains
 
 
-def sweep(world: World) -> int:
-    """Remove the users of ours that no attachment has and no project needs; how many that were."""
-    removed = 0
+@dataclasses.dataclass(frozen=True, slots=True)
+class Swept:
+    """The users that nothing explains: how many were `removed`, and those that are not yet.
+
+    A user can be made shortly before its attachment is accepted. So whom nothing explains is removed when that is
+    still so the next time, which has to be later than any acceptance takes.
+    """
+
+    removed: int = 0
+    suspects: frozenset[str] = frozenset()
+
+
+def sweep(world: World, before: Swept) -> Swept:
+    """Remove the users of ours that no attachment has and no project needs, and had not `before`."""
+    removed, suspects = 0, set[str]()
     for backend in world.backends.values():
         try:
-            removed += sum(_remove(world, backend, user) for user in leftovers(world, backend))
+            for user in leftovers(world, backend):
+                if user in before.suspects:
+                    removed += _remove(world, backend, user)
+                else:
+                    suspects.add(user)
         except (errors.Unavailable, errors.BackendError) as error:
             if isinstance(error, errors.DatabaseUnavailable):
                 raise
             LOG.warning("cephx users of pool %s: %s", backend.cluster.pool, error)
-    return removed
+    return Swept(removed, frozenset(suspects))
 
 
 def _remove(world: World, backend: Backend, user: str) -> bool:
@@ -211,7 +227,7 @@ def _remove(world: World, backend: Backend, user: str) -> bool:
 
 def leftovers(world: World, backend: Backend, only: str = "") -> list[str]:
     """The users of this service in a back end's list that nothing explains."""
-    # The list first: a row is there before its user is, and goes after it.
+    # The list first: a row goes after its user.
     listed = backend.cluster.users()
     ours = f"{backend.cluster.user}.{_database(world)}."
     mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours) and only in ("", user)}

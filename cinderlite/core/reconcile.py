@@ -46,8 +46,8 @@ LOG = logging.getLogger(__name__)
 
 #: The least number of seconds between two looks at what is due.
 _SHORTEST_NAP = 0.2
-#: Seconds between two looks for cephx users that nothing explains.
-SWEEP_EVERY = 60.0
+#: Seconds between two looks for cephx users that nothing explains; no acceptance takes that long (`database.timeout`).
+SWEEP_EVERY = 30.0
 
 #: Every lifecycle, in the order in which a pass looks at them.
 MACHINES = (
@@ -171,6 +171,7 @@ class Reconciler(threading.Thread):
         self.interval = interval
         self._stop_asked = threading.Event()
         self._sweep_at = -math.inf
+        self._swept = cephx_users.Swept()
         self._leaves = False
         #: When what was due was last looked for, by the database's clock.
         self._looked = 0.0
@@ -190,7 +191,7 @@ class Reconciler(threading.Thread):
                 forget(self.world)
                 if time.monotonic() >= self._sweep_at:
                     self._sweep_at = time.monotonic() + SWEEP_EVERY
-                    cephx_users.sweep(self.world)
+                    self._swept = cephx_users.sweep(self.world, self._swept)
                     self._gauges.count()
                 pools.learn(self.world, pools.FRESH_FOR)
                 self._gauges.note()

@@ -55,6 +55,8 @@ class Server:
     attachable: frozenset[str] = RUNNING
 
 
+#: Seconds for which a server is kept for a disk that is being made, as Ceph or a key store may take long.
+DISK_WITHIN = 1.0
 #: What a disk can be plugged into.
 BUSES = "virtio-blk", "virtio-scsi"
 

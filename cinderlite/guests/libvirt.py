@@ -25,7 +25,20 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from cinderlite import errors
-from cinderlite.guests import ABSENT, NONE, RUNNING, Heard, Mirror, RbdDisk, Server, daemon, disks, domains, threads
+from cinderlite.guests import (
+    ABSENT,
+    DISK_WITHIN,
+    NONE,
+    RUNNING,
+    Heard,
+    Mirror,
+    RbdDisk,
+    Server,
+    daemon,
+    disks,
+    domains,
+    threads,
+)
 from cinderlite.guests.agent import NoChannel
 from cinderlite.guests.daemon import Again, Daemon, library
 from cinderlite.guests.domains import Place, View
@@ -231,6 +244,18 @@ class LibvirtHypervisor:
         return _Known(server, now, now)
 
 
+class _Late(Exception):
+    """The disk is not made yet."""
+
+
+def _soon(disk: RbdDisk | Future[RbdDisk]) -> RbdDisk:
+    """The disk, if it is made within the time that a server waits for one. Raises _Late, and what its making raises."""
+    try:
+        return disk.result(DISK_WITHIN) if isinstance(disk, Future) else disk
+    except TimeoutError:
+        raise _Late from None
+
+
 def _unasked(known: _Known) -> _Known:
     return dataclasses.replace(known, server=dataclasses.replace(known.server, status="ERROR"), asked=time.monotonic())
 
@@ -262,8 +287,11 @@ class LibvirtGuest:
 
     def attach(self, disk: RbdDisk | Future[RbdDisk], taken: Collection[str]) -> str:
         """See `guests.Guest.attach`."""
-        ready = threads.result(disk)  # Here, since no thread of the daemon's should wait for Ceph.
-        return self._call("attach", lambda domain: self._attach(domain, ready, taken))
+        with self._hypervisor.observed("attach"):
+            with contextlib.suppress(_Late):
+                return self._do(lambda domain: self._attach(domain, lambda: _soon(disk), taken))
+            ready = threads.result(disk)  # Here, since no thread of the daemon's should wait long for Ceph.
+            return self._do(lambda domain: self._attach(domain, lambda: ready, taken))
 
     def detach(self, volume_id: str, wait: float, let_go: Callable[[], None] | None = None) -> None:
         """See `guests.Guest.detach`."""
@@ -394,13 +422,14 @@ class LibvirtGuest:
 
     # -- in a thread of the daemon's
 
-    def _attach(self, domain: Any, disk: RbdDisk, taken: Collection[str]) -> str:
-        domains.refuse_namespace(disk)
+    def _attach(self, domain: Any, made: Callable[[], RbdDisk], taken: Collection[str]) -> str:
         self._refuse_busy(domain)
         status = _status(domain.state()[0])
         if status not in PLUGGABLE or domain.hasManagedSaveImage():
             raise errors.GuestRefused("the server is neither running nor shut off, and takes no disk in that state")
         view = _view(domain)
+        disk = made()
+        domains.refuse_namespace(disk)
         there = view.anywhere.get(disk.volume_id)
         if there is None:
             found: Iterator[Place] = domains.places(view, taken, disk.tuning.bus)

@@ -37,6 +37,7 @@ from cinderlite.guests import (
     ABSENT,
     ARRIVING,
     COPYING,
+    DISK_WITHIN,
     EQUAL,
     FAILED,
     MOVED,
@@ -70,8 +71,6 @@ STATUS = {
 LOOK_AGAIN = 0.5
 #: Seconds that a node may still be in use after its device was seen to be gone.
 RELEASE_MOST = 2.0
-#: Seconds for which a server's monitor waits for a disk that is being made, as Ceph or a key store may take long.
-DISK_WITHIN = 1.0
 #: Seconds between two looks how far a job is that ends at any moment.
 JOB_AGAIN = 0.02
 #: Seconds after which a job that is ready, and was told to complete, certainly is not ready any more.

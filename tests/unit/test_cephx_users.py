@@ -42,6 +42,11 @@ def held(hypervisor: FakeHypervisor, row: models.Attachment) -> Any:
     return hypervisor.guests[row.server_id or ""].held[row.volume_id]
 
 
+def swept(world: World) -> int:
+    """How many users are removed that nothing explains, now nor a while before."""
+    return cephx_users.sweep(world, cephx_users.sweep(world, cephx_users.Swept())).removed
+
+
 def test_each_attachment_has_a_user_of_its_own(
     ctx: Context, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
 ) -> None:
@@ -75,6 +80,53 @@ def test_an_attach_that_is_refused_leaves_nobody(
     with pytest.raises(errors.NoFreePlace):
         attached(ctx, server)
     assert (cluster.made_users, cluster.users()) == ({}, {})
+
+
+def test_one_that_is_not_accepted_leaves_nobody(
+    ctx: Context, world: World, cluster: FakeCluster, server: Server
+) -> None:
+    """Its user is begun before that is decided."""
+    attachments.attach(ctx, server, volumes.create(ctx, size=1).id, device="/dev/vdb")
+    before = set(cluster.made_users)
+    other = volumes.create(ctx, size=1)
+    with pytest.raises(errors.DeviceInUse):
+        attachments.attach(ctx, server, other.id, device=rows(world)[0].device)
+    assert set(cluster.made_users) == set(cluster.users()) == before
+    assert volumes.get(ctx, other.id).status == "available"
+
+
+def test_who_dies_before_it_is_accepted_leaves_one_for_a_while(
+    ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise Dead
+
+    volume = volumes.create(ctx, size=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(attachments, "_refuse_taken_name", die)
+        with pytest.raises(Dead):
+            attachments.attach(ctx, server, volume.id)
+    assert rows(world) == []
+    assert len(cluster.made_users) == 1
+    found = cephx_users.sweep(world, cephx_users.Swept())
+    assert (found.removed, len(cluster.made_users)) == (0, 1), "somebody may just be accepting it"
+    assert cephx_users.sweep(world, found).removed == 1
+    assert (cluster.made_users, cluster.users()) == ({}, {})
+
+
+def test_what_changes_until_it_is_accepted_counts(
+    ctx: Context, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, take = volumes.create(ctx, size=1), attachments._take_volume
+
+    def made_read_only(*asked: Any) -> models.Volume:
+        taken = take(*asked)
+        taken.readonly = True
+        return taken
+
+    monkeypatch.setattr(attachments, "_take_volume", made_read_only)
+    attachments.attach(ctx, server, volume.id)
+    assert [one.read_only for one in cluster.made_users.values()] == [True]
 
 
 def test_a_guest_that_refuses_while_its_user_is_still_being_made(
@@ -149,7 +201,7 @@ def test_a_user_that_is_made_after_it_was_given_up(
         with pytest.raises(errors.CephTimeout):
             attachments.attach(ctx, server, volume.id)
         settle(world)
-    cephx_users.sweep(world)
+    swept(world)
     assert (rows(world), commands) == ([], [])
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
@@ -181,7 +233,7 @@ def test_a_guest_that_refuses_while_nobody_knows_whether_its_user_is_made(
     late.pop()()
     cluster.listed_users.clear()  # Only the monitors are late.
     cluster.listed_users.update(listed)
-    cephx_users.sweep(world)
+    swept(world)
     assert rows(world) == []
     assert (cluster.made_users, cluster.users()) == ({}, {})
     assert volumes.get(ctx, volume.id).status == "available"
@@ -219,7 +271,7 @@ def test_a_user_that_ceph_will_not_remove_keeps_no_volume(
         settle(world)
     assert rows(world) == []
     assert volumes.get(ctx, row.volume_id).status == "available"
-    assert cephx_users.sweep(world) == 1
+    assert swept(world) == 1
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
 
@@ -274,7 +326,7 @@ def test_killed_anywhere_it_leaves_nobody_that_no_row_has(
     settle(world)
     users = {cephx_users.user_of(str(one.cephx_name), cluster) for one in rows(world)}
     assert set(cluster.made_users) == set(cluster.users()) == users
-    assert cephx_users.sweep(world) == 0
+    assert swept(world) == 0
     assert len(users) == len(hypervisor.guests[server.id].held) <= 1
 
 
@@ -350,10 +402,10 @@ def test_one_for_a_project(
     assert (user.image_id, user.namespace) == (None, cluster.namespace)
     for row in (one, two):
         attachments.detach(ctx, row)
-    assert cephx_users.sweep(world) == 0
+    assert swept(world) == 0
     for row in (one, two):
         volumes.delete(ctx, volumes.get(ctx, row.volume_id))
-    assert cephx_users.sweep(world) == 1
+    assert swept(world) == 1
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
 
@@ -376,9 +428,9 @@ def test_users_that_no_row_explains_are_found_and_removed(
     cluster.user_of_image(f"volume-{goes.volume_id}", foreign, b"{}", read_only=False, flattens=False)
     [finding] = [one for one in audit.audit(world) if one.kind == "leaked-user"]
     assert finding.subject == f"client.{left}"
-    assert cephx_users.sweep(world) == 1
+    assert swept(world) == 1
     assert set(cluster.made_users) == {cephx_users.user_of(str(stays.cephx_name), cluster), foreign}
-    assert cephx_users.sweep(world) == 0
+    assert swept(world) == 0
 
 
 def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
@@ -392,9 +444,9 @@ def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
     )  # fmt: skip
     with world.db.write() as session:
         session.add(adopted)
-    assert cephx_users.sweep(world) == 0
+    assert swept(world) == 0
     lose(world, adopted)
-    assert cephx_users.sweep(world) == 1
+    assert swept(world) == 1
     assert cluster.made_users == {}
 
 
@@ -402,7 +454,7 @@ def test_one_that_was_listed_and_never_made(ctx: Context, world: World, cluster:
     with world.db.write() as session:
         database = records.identity(session).database_id.replace("-", "")[:8]
     cluster.listed_users[f"cinderlite.{database}.x.y"] = b"nonsense"
-    assert cephx_users.sweep(world) == 1
+    assert swept(world) == 1
     assert cluster.users() == {}
 
 
