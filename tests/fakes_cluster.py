@@ -549,7 +549,14 @@ class FakeCluster(Cluster):
         return self.may_make_users and self.base64_key is not None
 
     def user_of_image(
-        self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool, held: HeldImage | None = None
+        self,
+        name: str,
+        user: str,
+        note: bytes,
+        *,
+        read_only: bool,
+        flattens: bool,
+        held: Callable[[], HeldImage] | None = None,
     ) -> ImageUser:
         del flattens, held
         self._change(name, lambda: self.listed_users.update({user: note}))

@@ -801,19 +801,26 @@ class Cluster:
         return may
 
     def user_of_image(
-        self, name: str, user: str, note: bytes, *, read_only: bool, flattens: bool, held: HeldImage | None = None
+        self,
+        name: str,
+        user: str,
+        note: bytes,
+        *,
+        read_only: bool,
+        flattens: bool,
+        held: Callable[[], HeldImage] | None = None,
     ) -> ImageUser:
         """A user that opens that image, and reads what is below it, and nothing else; made if need be.
 
         With `flattens` its client can be asked to make the image whole. `note` is kept in the list of such users. Who
-        has the image `held` saves another open. Raises ImageNotFound, UsersRefused.
+        has the image `held`, or will have, saves another open. Raises ImageNotFound, UsersRefused.
         """
         place = rights.Place(self.pool, self.namespace)
 
         def step(connection: _Connection) -> ImageUser:
             with (
                 self._noted(connection, user, note),
-                held.used() if held else images.opened(connection.ioctx, name) as image,
+                held().used() if held else images.opened(connection.ioctx, name) as image,
             ):
                 watchers = images.watchers(image, self._ourselves())
                 caps = cephx.of_image(connection.rados, image, place, name, read_only=read_only, flattens=flattens)

@@ -136,7 +136,7 @@ def _own(
         read_only=attachment.mode == "ro",
         # librbd has that done by who has the lock.
         flattens=volume.restored_from is not None or volume.clone_depth > backend.max_clone_depth,
-        held=None if held is None else held(),
+        held=held,
     )
     return Login(user, made.key, made.watchers)
 
