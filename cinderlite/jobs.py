@@ -144,6 +144,9 @@ class Jobs:
         def left(_ended: concurrent.futures.Future[Any]) -> None:
             with self._changed:
                 self._held.discard(job)
+            if not self._limit:
+                then()
+                return
             # Who ended it is wanted for the next one, and this may wait.
             threading.Thread(target=then, name="ended", daemon=True).start()
 

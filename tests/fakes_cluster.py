@@ -21,7 +21,7 @@ from typing import Any
 from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Capacity, Cluster, Facts, HeldImage, Outline, Portrait
 from cinderlite.ceph.data import CHUNK_BYTES, OpenImage
-from cinderlite.ceph.images import OPTION, ImageInfo, ImageUser, SnapshotInfo, options
+from cinderlite.ceph.images import OPTION, ImageInfo, SnapshotInfo, options
 from cinderlite.ceph.look import GROUP, USER, Relative, Snap
 
 _TOTAL = 100 * 2**30
@@ -557,11 +557,11 @@ class FakeCluster(Cluster):
         read_only: bool,
         flattens: bool,
         held: Callable[[], HeldImage] | None = None,
-    ) -> ImageUser:
+    ) -> str:
         del flattens, held
         self._change(name, lambda: self.listed_users.update({user: note}))
         found: ImageInfo = self._do(name, lambda: self._look(name))
-        return ImageUser(self._user(FakeUser(found.id, self.namespace, read_only=read_only), user), found.watchers)
+        return self._user(FakeUser(found.id, self.namespace, read_only=read_only), user)
 
     def user_of_namespace(self, user: str, note: bytes) -> str:
         self._change(user, lambda: self.listed_users.update({user: note}))

@@ -42,7 +42,7 @@ from cinderlite import affinity, errors, failpoints
 from cinderlite.ceph import cephx, checkup, fences, images, look, objects, rights, watches
 from cinderlite.ceph.checkup import Facts
 from cinderlite.ceph.data import OpenImage
-from cinderlite.ceph.images import ImageInfo, ImageUser, SnapshotInfo
+from cinderlite.ceph.images import ImageInfo, SnapshotInfo
 from cinderlite.ceph.look import Outline, Portrait
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "Facts",
     "HeldImage",
     "ImageInfo",
-    "ImageUser",
     "OpenImage",
     "Outline",
     "Portrait",
@@ -809,25 +808,23 @@ class Cluster:
         read_only: bool,
         flattens: bool,
         held: Callable[[], HeldImage] | None = None,
-    ) -> ImageUser:
-        """A user that opens that image, and reads what is below it, and nothing else; made if need be.
+    ) -> str:
+        """The key of a user that opens that image, and reads what is below it, and nothing else; made if need be.
 
         With `flattens` its client can be asked to make the image whole. `note` is kept in the list of such users. Who
         has the image `held`, or will have, saves another open. Raises ImageNotFound, UsersRefused.
         """
         place = rights.Place(self.pool, self.namespace)
 
-        def step(connection: _Connection) -> ImageUser:
+        def step(connection: _Connection) -> str:
             with (
                 self._noted(connection, user, note),
                 held().used() if held else images.opened(connection.ioctx, name) as image,
             ):
-                watchers = images.watchers(image, self._ourselves())
                 caps = cephx.of_image(connection.rados, image, place, name, read_only=read_only, flattens=flattens)
-            return ImageUser(cephx.make(connection.rados, user, caps), watchers)
+            return cephx.make(connection.rados, user, caps)
 
-        made: ImageUser = self._call("user_of_image", step, name)
-        return made
+        return str(self._call("user_of_image", step, name))
 
     def user_of_namespace(self, user: str, note: bytes) -> str:
         """The key of a user that opens all images of this namespace, and reads the default one; made if need be.

@@ -35,14 +35,6 @@ class ImageInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ImageUser:
-    """The key of a user that was made for an image, and what `ImageInfo.watchers` was just before that."""
-
-    key: str = dataclasses.field(repr=False)
-    watchers: list[str]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class SnapshotInfo:
     """A snapshot and the size that its image had, in bytes."""
 

@@ -344,9 +344,8 @@ def _plug_as(
 
     def made(*, alone: bool) -> RbdDisk:
         """The disk; it is to be had `alone`, if that is said, and the users of its image are noted."""
-        if login.result().watchers is None:
-            cluster.ping()  # While QEMU opens an image all of the VM waits for Ceph.
-        users[:] = [] if login.result().watchers == [] else holders.strangers(world, volume)
+        # Now that no other attach of ours can begin; and while QEMU opens an image all of the VM waits for Ceph.
+        users[:] = holders.strangers(world, volume) if held.result().watchers() else []
         if alone and users:
             raise errors.OpenElsewhere(volume.id, ", ".join(users))
         return _disk(world, attachment, volume, tuned, wanted, login=login.result())
@@ -382,13 +381,25 @@ def _clients(
     others: Collection[str],
     held: holders.Held | None = None,
 ) -> list[str] | None:
-    """Addresses of the clients by which the server has the image open, and not these `others`; None if unknown."""
+    """Address of the client by which the server has the image open, and not of these `others`; None if unknown.
+
+    A guest is one client. Where there are more, another attachment's was plugged in at the same time, and nobody is to
+    be fenced for this one's end who may be that one's.
+    """
     try:
         now = holders.seen(world, volume, None if held is None else held.result().watchers())
     except (errors.Unavailable, errors.CephError) as error:
         LOG.warning("attachment %s: its server's clients are not known: %s", attachment.id, error)
         return None
-    return sorted(now.difference(others)) or sorted(now.intersection(attachment.clients or ()))
+    found = now.difference(others) or now.intersection(attachment.clients or ())
+    if len(found) > 1:
+        table = models.Attachment
+        beside = table.volume_id == volume.id, table.id != attachment.id
+        with world.db.read() as session:
+            found -= {
+                client for clients in session.scalars(select(table.clients).where(*beside)) for client in clients or ()
+            }
+    return sorted(found) if len(found) <= 1 else None
 
 
 def note_clients(world: World, volume: models.Volume) -> None:

@@ -42,8 +42,6 @@ class Login:
 
     user: str | None
     key: str | None = dataclasses.field(repr=False)
-    #: Addresses of those, but this service's process, that had the image open just now; None if nobody looked.
-    watchers: list[str] | None = None
 
 
 # -- what they are called
@@ -129,7 +127,7 @@ def _own(
         _note(world, attachment)
     user = user_of(str(attachment.cephx_name), cluster)
     what = {"attachment": attachment.id, "volume": volume.id, "server": attachment.server_id}
-    made = cluster.user_of_image(
+    key = cluster.user_of_image(
         volume.image,
         user,
         json.dumps(what).encode(),
@@ -138,7 +136,7 @@ def _own(
         flattens=volume.restored_from is not None or volume.clone_depth > backend.max_clone_depth,
         held=held,
     )
-    return Login(user, made.key, made.watchers)
+    return Login(user, key)
 
 
 def _note(world: World, attachment: models.Attachment) -> None:

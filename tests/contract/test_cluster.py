@@ -205,20 +205,6 @@ def test_a_name_may_be_used_again_while_its_image_is_in_the_trash(cluster: Clust
     assert cluster.trash(name) == new
 
 
-def test_who_is_made_for_an_image_is_told_with_who_has_it_open(cluster: Cluster, name: str, watched: Any) -> None:
-    def watchers() -> list[str]:
-        return cluster.user_of_image(name, user, b"{}", read_only=False, flattens=False).watchers
-
-    user = f"{cluster.user}.test.{uuid.uuid4()}"
-    cluster.create(name, GIB)
-    try:
-        assert watchers() == []
-        with watched(name):
-            assert watchers() == cluster.info(name).watchers != []
-    finally:
-        cluster.remove_user(user)
-
-
 def test_an_image_that_is_held_tells_who_comes_and_goes_and_is_held_up_by_nobody(
     cluster: Cluster, name: str, watched: Any
 ) -> None:

@@ -530,6 +530,33 @@ def test_who_keeps_a_shared_volume_open_is_fenced_and_nobody_else(
     assert cluster.fenced() == {"192.0.2.71:0/1"}
 
 
+def test_nobody_is_fenced_for_another_who_came_at_the_same_time(
+    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachments, "_CLOSES_WITHIN", 0.0)
+    volume = volumes.create(ctx, size=1)
+    with world.db.write() as session:
+        session.get_one(models.Volume, volume.id).multiattach = True
+    zero, one, two = (hypervisor.add_server(name, PROJECT) for name in ("zero", "one", "two"))
+    for number, server in enumerate((zero, one, two)):
+        hypervisor.guests[server.id].address = f"192.0.2.7{number}:0/1"
+    attachments.attach(ctx, zero, volume.id)  # Only one that is in use can be attached to two at a time.
+    plug = hypervisor.guests[one.id].attach
+    meanwhile: list[models.Attachment] = []
+
+    def both(*asked: Any) -> str:
+        device = plug(*asked)
+        meanwhile.append(attachments.attach(ctx, two, volume.id))
+        return device
+
+    monkeypatch.setattr(hypervisor.guests[one.id], "attach", both)
+    first = attachments.attach(ctx, one, volume.id)
+    attachments.detach(ctx, first)
+    assert {row.server_id for row in rows(world)} == {zero.id, two.id}
+    assert cluster.watchers[f"volume-{volume.id}"] == ["192.0.2.70:0/1", "192.0.2.72:0/1"]
+    assert cluster.fenced() == frozenset()
+
+
 def test_nobody_is_fenced_who_let_go(ctx: Context, cluster: FakeCluster, server: Server) -> None:
     attachments.detach(ctx, attached(ctx, server))
     assert cluster.fenced() == frozenset()
