@@ -20,6 +20,7 @@ from cinderlite.db import models
 from cinderlite.jobs import Jobs
 from conftest import cluster_of, settle
 from fakes_cluster import FakeCluster
+from lab.process import wait
 
 
 def row(world: World, volume_id: str) -> models.Volume:
@@ -155,8 +156,8 @@ def test_a_lease_is_renewed_until_the_call_that_was_given_up_has_ended(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     cluster.release()
+    wait(lambda: row(world, volume.id).lease_owner is None, timeout=10, what="the lease to be given back")
     brief.jobs.stop(0)
-    assert row(world, volume.id).lease_owner is None
 
 
 def _in_doubt(_name: str, _size: int) -> None:
