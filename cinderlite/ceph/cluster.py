@@ -545,7 +545,7 @@ class Cluster:
         """
 
         def step(connection: _Connection) -> bool:
-            done = images.purge(connection.ioctx, image_id, snaps)
+            done = images.purge(connection.rados, connection.ioctx, image_id, snaps)
             if not done:
                 self._look_anew(connection, image_id=image_id)
             return done
@@ -714,7 +714,7 @@ class Cluster:
                 if namespace:
                     images.make_namespace(target, namespace)
                 try:
-                    images.move(connection.ioctx, target, name)
+                    images.move(connection.rados, connection.ioctx, target, name)
                 except errors.ImageBusy:
                     self._look_anew(connection, name)
                     raise

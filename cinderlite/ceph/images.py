@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from cinderlite import errors, jobs
 from cinderlite.ceph import children
 from cinderlite.ceph import trash as rbd_trash
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def _clear(ioctx: Any, name: str, trashed_id: str | None) -> None:
         ioctx.operate_write_op(change, "rbd_directory")
 
 
-def purge(ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
+def purge(connection: Any, ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
     """Remove an image from the trash, the snapshots named first; False while a client's watch on it has not lapsed.
 
     Raises ImageBusy when other snapshots or clones need it: waiting does not help there.
@@ -181,9 +184,9 @@ def purge(ioctx: Any, image_id: str, snaps: Sequence[str]) -> bool:
     except rbd.ImageBusy:
         return False
     except rbd.ImageHasSnapshots:
-        if not _drop_left(ioctx, image_id):
+        if not (_drop_left(ioctx, image_id) or _drop_needless(connection, ioctx, image_id)):
             raise errors.ImageBusy(image_id, "its snapshots or clones") from None
-        return purge(ioctx, image_id, ())
+        return purge(connection, ioctx, image_id, ())
     return True
 
 
@@ -210,6 +213,30 @@ def _drop_left(ioctx: Any, image_id: str) -> bool:
         left = [str(snap["name"]) for snap in image.list_snaps() if str(snap["name"]).endswith((_COPIED, _REMOVED))]
         gone = [_remove_snapshot(image, snap) for snap in left]
     return any(gone)
+
+
+def _drop_needless(connection: Any, ioctx: Any, image_id: str) -> bool:
+    """Remove the snapshots that were removed already, and that Ceph keeps for clones that are not there.
+
+    While an image is on its way to another pool librbd gives its clones the new place; one that is removed at that
+    moment is counted there for ever (of 40 tried one). Returns whether there was any.
+    """
+    import rbd
+
+    dropped = False
+    with rbd.Image(ioctx, image_id=image_id) as image:
+        for snap in list(image.list_snaps()):
+            if snap["namespace"] != rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH:
+                continue
+            counted = children.of(ioctx, image_id, int(snap["id"]))
+            dead = [child for child in counted if not children.is_there(connection, child)]
+            for child in dead:
+                LOG.warning("image %s counts a clone %s, which is not there", image_id, child.id)
+                children.cross_off(ioctx, image_id, int(snap["id"]), child)
+            if dead and len(dead) == len(counted):
+                image.remove_snap_by_id(snap["id"])
+                dropped = True
+    return dropped
 
 
 def snapshot(ioctx: Any, name: str, snap: str) -> None:
@@ -254,7 +281,8 @@ def _remove_snapshot(image: Any, snap: str) -> bool:
 def clone(ioctx: Any, parent: str, snap: str, name: str, size_bytes: int, *, source: Any = None) -> None:
     """Make an image of a snapshot, of that size or bigger than it; one that an earlier try made is completed.
 
-    `source` is the parent's pool or namespace, if that is another. Raises ImageNotFound when there is no such snapshot.
+    `source` is the parent's pool or namespace, if that is another. Raises ImageNotFound when there is no such snapshot,
+    ImageBusy when there is and librbd did not find it.
     """
     _clone(ioctx, parent, snap, name, ioctx if source is None else source)
     _complete(ioctx, name, size_bytes)
@@ -266,8 +294,12 @@ def _clone(ioctx: Any, parent: str, snap: str, name: str, source: Any) -> None:
     try:
         rbd.RBD().clone(source, parent, snap, ioctx, name)
     except rbd.ImageNotFound:
-        if not _is_clone(ioctx, name, source):  # The snapshot of one that an earlier try made may have gone since.
-            raise
+        if _is_clone(ioctx, name, source):  # The snapshot of one that an earlier try made may have gone since.
+            return
+        if any(one.name == snap for one in snapshots(source, parent)):
+            # Seen once, with a snapshot that was there before and after.
+            raise errors.ImageBusy(parent, "another client") from None
+        raise
     except rbd.ImageExists:
         if not _is_clone(ioctx, name, source):  # Cut off before its parent knew it: it holds nothing.
             _clear(ioctx, name, None)
@@ -476,7 +508,7 @@ _MOVED = "cinderlite_moved"
 _GOES_ON = errno.ECANCELED, errno.ETIMEDOUT, errno.ESHUTDOWN, errno.ENOTCONN
 
 
-def move(source: Any, target: Any, name: str) -> None:
+def move(connection: Any, source: Any, target: Any, name: str) -> None:
     """Move an image to another pool by live migration: prepare, copy, commit, each if it is what comes next.
 
     A client killed while it prepares or commits leaves an image in the target that is in no migration. Only the note
@@ -486,7 +518,7 @@ def move(source: Any, target: Any, name: str) -> None:
     import rbd
 
     try:
-        _move(source, target, name)
+        _move(connection, source, target, name)
     except rbd.Error as error:
         nowhere = _put_aside(source, name) is None and not _is_there(target, name)
         if nowhere or _is_there(source, name):
@@ -506,7 +538,7 @@ def _is_there(ioctx: Any, name: str) -> bool:
         return False
 
 
-def _move(source: Any, target: Any, name: str) -> None:
+def _move(connection: Any, source: Any, target: Any, name: str) -> None:
     import rbd
 
     state = migration(source, name)
@@ -516,7 +548,7 @@ def _move(source: Any, target: Any, name: str) -> None:
         state = None
     if state is None:
         if _is_noted(target, name):
-            _finish_move(source, target, name)
+            _finish_move(connection, source, target, name)
             return
         _bring_back(source, target, name)
         if not _prepare(source, target, name):
@@ -531,7 +563,7 @@ def _move(source: Any, target: Any, name: str) -> None:
     with rbd.Image(target, name) as image:
         image.metadata_set(_MOVED, "yes")
     rbd.RBD().migration_commit(target, name)
-    _finish_move(source, target, name)
+    _finish_move(connection, source, target, name)
 
 
 def _prepare(source: Any, target: Any, name: str) -> bool:
@@ -571,12 +603,12 @@ def _forget_note(ioctx: Any, name: str) -> None:
             image.metadata_remove(_MOVED)
 
 
-def _finish_move(source: Any, target: Any, name: str) -> None:
+def _finish_move(connection: Any, source: Any, target: Any, name: str) -> None:
     """Remove what a cut-off commit left of the source, then the note."""
     image_id = _put_aside(source, name)
     if image_id is not None:
         _end_migration(source, image_id)
-        if not purge(source, image_id, _all_snapshots(source, image_id)):
+        if not purge(connection, source, image_id, _all_snapshots(source, image_id)):
             raise errors.CephUnavailable(f"a dead client still holds what is left of {name} where it was")
     _forget_note(target, name)
 

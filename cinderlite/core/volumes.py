@@ -390,7 +390,8 @@ def _create(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
         encryption.give_key(world, volume, None if own else encrypted["like"])
     more = None
     if source is not None:
-        more = SOURCES[source["kind"]].fill(world, volume, source)
+        with states.while_busy(arguments):
+            more = SOURCES[source["kind"]].fill(world, volume, source)
         if encrypted is not None and own:
             encryption.seal(world, volume, encrypted["like"])
     else:

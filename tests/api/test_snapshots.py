@@ -391,6 +391,22 @@ def test_a_busy_image_is_tried_again_and_not_for_ever(
     assert client.get(other).status_code == 404
 
 
+def test_a_clone_that_librbd_finds_busy_is_made_later(
+    client: Client, world: World, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = snapshot(client, client.volume()["id"])["id"]
+
+    def busy(name: str, *_: object, **_named: object) -> None:
+        raise errors.ImageBusy(name, "another client")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "clone", busy)
+        path = f"/v3/volumes/{client.volume(snapshot_id=taken)['id']}"
+        assert client.get(path).json["volume"]["status"] == "creating"
+    settle(world)
+    assert client.get(path).json["volume"]["status"] == "available"
+
+
 def test_nobody_waits_for_the_end_of_an_extension(admin: Client) -> None:
     volume = admin.volume()["id"]
     assert act(admin, volume, os__extend_volume_completion={"error": False}) == 400
