@@ -548,23 +548,18 @@ class FakeCluster(Cluster):
         self.check()
         return self.may_make_users and self.base64_key is not None
 
+    def note_user(self, user: str, note: bytes) -> None:
+        self._change(user, lambda: self.listed_users.update({user: note}))
+
     def user_of_image(
-        self,
-        name: str,
-        user: str,
-        note: bytes,
-        *,
-        read_only: bool,
-        flattens: bool,
-        held: Callable[[], HeldImage] | None = None,
+        self, name: str, user: str, *, read_only: bool, flattens: bool, held: HeldImage | None = None
     ) -> str:
         del flattens, held
-        self._change(name, lambda: self.listed_users.update({user: note}))
         found: ImageInfo = self._do(name, lambda: self._look(name))
         return self._user(FakeUser(found.id, self.namespace, read_only=read_only), user)
 
     def user_of_namespace(self, user: str, note: bytes) -> str:
-        self._change(user, lambda: self.listed_users.update({user: note}))
+        self.note_user(user, note)
         return self._user(FakeUser(None, self.namespace), user)
 
     def _user(self, made: FakeUser, user: str) -> str:

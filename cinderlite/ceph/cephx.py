@@ -96,23 +96,6 @@ def _refuse(code: int, command: Mapping[str, Any]) -> None:
 # -- the list of them
 
 
-@contextlib.contextmanager
-def noted(ioctx: Any, user: str, what: bytes) -> Iterator[None]:
-    """Have a user be in the list by the end of what is done meanwhile."""
-    import rados
-
-    with rados.WriteOpCtx() as operation:
-        ioctx.set_omap(operation, (user,), (what,))
-        done = ioctx.operate_aio_write_op(operation, REGISTER)
-        try:
-            yield
-        finally:
-            done.wait_for_complete()
-    code = done.get_return_value()
-    if code:
-        raise rados.OSError("the list of users", errno=-code)
-
-
 def forget(ioctx: Any, users: Collection[str]) -> None:
     """Take users out of the list, which are gone."""
     objects.put_entries(ioctx, REGISTER, {}, users)

@@ -799,28 +799,27 @@ class Cluster:
             here.makes_users = time.monotonic() + RIGHTS_SECONDS, may
         return may
 
+    def note_user(self, user: str, note: bytes) -> None:
+        """Put a user into the list of users, with a note what it is for, before it is made."""
+
+        def step(connection: _Connection) -> None:
+            with images.place(connection.rados, self.pool, "") as ioctx:
+                objects.put_entries(ioctx, cephx.REGISTER, {user: note}, ())
+
+        self._call("note_user", step, user)
+
     def user_of_image(
-        self,
-        name: str,
-        user: str,
-        note: bytes,
-        *,
-        read_only: bool,
-        flattens: bool,
-        held: Callable[[], HeldImage] | None = None,
+        self, name: str, user: str, *, read_only: bool, flattens: bool, held: HeldImage | None = None
     ) -> str:
         """The key of a user that opens that image, and reads what is below it, and nothing else; made if need be.
 
-        With `flattens` its client can be asked to make the image whole. `note` is kept in the list of such users. Who
-        has the image `held`, or will have, saves another open. Raises ImageNotFound, UsersRefused.
+        It has to stand in the list of users before, see `note_user`. With `flattens` its client can be asked to make
+        the image whole. Who has the image `held` saves another open. Raises ImageNotFound, UsersRefused.
         """
         place = rights.Place(self.pool, self.namespace)
 
         def step(connection: _Connection) -> str:
-            with (
-                self._noted(connection, user, note),
-                held().used() if held else images.opened(connection.ioctx, name) as image,
-            ):
+            with held.used() if held else images.opened(connection.ioctx, name) as image:
                 caps = cephx.of_image(connection.rados, image, place, name, read_only=read_only, flattens=flattens)
             return cephx.make(connection.rados, user, caps)
 
@@ -833,12 +832,8 @@ class Cluster:
         """
         caps = rights.of_namespace(rights.Place(self.pool, self.namespace))
 
-        def step(connection: _Connection) -> str:
-            with self._noted(connection, user, note):
-                pass
-            return cephx.make(connection.rados, user, caps)
-
-        return str(self._call("user_of_namespace", step, user))
+        self.note_user(user, note)
+        return str(self._call("user_of_namespace", lambda c: cephx.make(c.rados, user, caps), user))
 
     def users(self) -> dict[str, bytes]:
         """The users that were made for this pool, or were about to be, with their notes."""
@@ -865,11 +860,6 @@ class Cluster:
                     cephx.forget(ioctx, [user])
 
         self._call("remove_user", step, user)
-
-    @contextlib.contextmanager
-    def _noted(self, connection: _Connection, user: str, note: bytes) -> Iterator[None]:
-        with images.place(connection.rados, self.pool, "") as ioctx, cephx.noted(ioctx, user, note):
-            yield
 
     # The cluster
 
@@ -954,7 +944,8 @@ class Cluster:
                 known.add(self.namespace)
             try:
                 self._call(verb, step, name)
-            except errors.ImageNotFound:  # Somebody may have removed the namespace, empty as it was.
+            except (errors.ImageNotFound, errors.ImageBusy):
+                # Somebody may have removed the namespace, empty as it was: librbd says the same of a missing snapshot.
                 known.discard(self.namespace)
                 if fresh:
                     raise

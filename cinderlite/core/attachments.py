@@ -275,12 +275,14 @@ def _refuse_taken_name(session: Session, server: Server, device: str | None) -> 
 
 @LIFECYCLE.step("attach")
 def _attach(world: World, attachment: models.Attachment, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    ahead: _Ahead | None = arguments.get("ahead")
     try:
-        return _plug(world, attachment, arguments.get("held"), arguments.get("ahead"))
+        return _plug(world, attachment, arguments.get("held"), ahead)
     except (errors.Unavailable, errors.DeviceHeld):
         raise
     except errors.CinderliteError:
-        revoke(world, attachment)
+        # Not before it has ended, or it would make the user after that.
+        revoke(world, attachment, made=ahead is None or ahead.login.exception() is None)
         raise
 
 
@@ -355,11 +357,13 @@ def _plug_as(
     except errors.OpenElsewhere:
         _refuse_strangers(world, guest, volume, doubts=doubts)
         device = _into(guest, lambda: made(alone=False), taken)
+    # One that is off has it open later: whoever has it now is another.
+    seen = not volume.multiattach or _runs(world, attachment)
     return {
         "device": device,
         "attached_at": attachment.attached_at or models.utcnow(),
         "guest_missed_at": None,
-        "clients": _clients(world, volume, attachment, users if shared else (), held),
+        "clients": _clients(world, volume, attachment, users if shared else (), held) if seen else None,
     }
 
 
@@ -392,14 +396,22 @@ def _clients(
         LOG.warning("attachment %s: its server's clients are not known: %s", attachment.id, error)
         return None
     found = now.difference(others) or now.intersection(attachment.clients or ())
-    if len(found) > 1:
+    if found and volume.multiattach:
         table = models.Attachment
         beside = table.volume_id == volume.id, table.id != attachment.id
         with world.db.read() as session:
             found -= {
                 client for clients in session.scalars(select(table.clients).where(*beside)) for client in clients or ()
             }
-    return sorted(found) if len(found) <= 1 else None
+    return sorted(found) if len(found) == 1 else None
+
+
+def _runs(world: World, attachment: models.Attachment) -> bool:
+    """Whether the server runs, as its hypervisor says now."""
+    try:
+        return world.guests.find(attachment.server_id or "").server.status in RUNNING
+    except (errors.ServerNotFound, errors.Unavailable):
+        return False
 
 
 def note_clients(world: World, volume: models.Volume) -> None:

@@ -17,7 +17,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -32,6 +33,8 @@ LOG = logging.getLogger(__name__)
 
 #: Words of rbd_attachment_keys.
 AUTO, ATTACHMENT, PROJECT, SERVICE = "auto", "attachment", "project", "service"
+#: Seconds for which nothing explains a user that is removed for that: more than an acceptance takes.
+UNEXPLAINED_FOR = 30.0
 #: Characters of the digests in names.
 _DIGITS = 8
 
@@ -127,14 +130,14 @@ def _own(
         _note(world, attachment)
     user = user_of(str(attachment.cephx_name), cluster)
     what = {"attachment": attachment.id, "volume": volume.id, "server": attachment.server_id}
+    cluster.note_user(user, json.dumps(what).encode())  # While the image is being opened.
     key = cluster.user_of_image(
         volume.image,
         user,
-        json.dumps(what).encode(),
         read_only=attachment.mode == "ro",
         # librbd has that done by who has the lock.
         flattens=volume.restored_from is not None or volume.clone_depth > backend.max_clone_depth,
-        held=held,
+        held=None if held is None else held(),
     )
     return Login(user, key)
 
@@ -188,31 +191,33 @@ def refuse_open_clones(world: World, volume: models.Volume) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Swept:
-    """The users that nothing explains: how many were `removed`, and those that are not yet.
+    """The users that nothing explains: how many were `removed`, and since when the others are seen (monotonic, s).
 
-    A user can be made shortly before its attachment is accepted. So whom nothing explains is removed when that is
-    still so the next time, which has to be later than any acceptance takes.
+    A user can be made shortly before its attachment is accepted. So whom nothing explains is removed when that has
+    been so for longer than an acceptance takes.
     """
 
     removed: int = 0
-    suspects: frozenset[str] = frozenset()
+    suspects: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def sweep(world: World, before: Swept) -> Swept:
-    """Remove the users of ours that no attachment has and no project needs, and had not `before`."""
-    removed, suspects = 0, set[str]()
+def sweep(world: World, before: Swept, most: float = UNEXPLAINED_FOR) -> Swept:
+    """Remove the users of ours that for `most` seconds no attachment has had and no project needed."""
+    removed, suspects = 0, dict[str, float]()
     for backend in world.backends.values():
         try:
+            looked = time.monotonic()
             for user in leftovers(world, backend):
-                if user in before.suspects:
+                since = before.suspects.get(user, looked)
+                if user in before.suspects and looked - since >= most:
                     removed += _remove(world, backend, user)
                 else:
-                    suspects.add(user)
+                    suspects[user] = since
         except (errors.Unavailable, errors.BackendError) as error:
             if isinstance(error, errors.DatabaseUnavailable):
                 raise
             LOG.warning("cephx users of pool %s: %s", backend.cluster.pool, error)
-    return Swept(removed, frozenset(suspects))
+    return Swept(removed, suspects)
 
 
 def _remove(world: World, backend: Backend, user: str) -> bool:
@@ -228,8 +233,8 @@ def leftovers(world: World, backend: Backend, only: str = "") -> list[str]:
     # The list first: a row goes after its user.
     listed = backend.cluster.users()
     ours = f"{backend.cluster.user}.{_database(world)}."
-    mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours) and only in ("", user)}
-    return list(_unexplained(world, backend, mine)) if mine else []
+    mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours)}
+    return [user for user in _unexplained(world, backend, mine) if only in ("", user)] if mine else []
 
 
 def _read(what: bytes) -> dict[str, Any]:
@@ -248,7 +253,9 @@ def _unexplained(world: World, backend: Backend, users: dict[str, dict[str, Any]
         rows = {row.id: row for row in session.scalars(select(table).where(table.managed))}
         volumes = {row.id: row for row in session.scalars(select(volume).where(there, named))}
         spaces = set(session.scalars(select(volume.namespace).where(there, volume.host == backend.pool).distinct()))
-    attached = {(row.volume_id, row.server_id) for row in rows.values()}
+    known = {str(what.get("attachment")) for what in users.values()}
+    # Those that a guest may have open as a user of another attachment's.
+    attached = {(row.volume_id, row.server_id) for row in rows.values() if row.id not in known}
     for user, what in users.items():
         row, of = rows.get(str(what.get("attachment"))), volumes.get(str(what.get("volume")))
         if "project" in what:

@@ -46,8 +46,8 @@ LOG = logging.getLogger(__name__)
 
 #: The least number of seconds between two looks at what is due.
 _SHORTEST_NAP = 0.2
-#: Seconds between two looks for cephx users that nothing explains; no acceptance takes that long (`database.timeout`).
-SWEEP_EVERY = 30.0
+#: Seconds between two looks for cephx users that nothing explains, and between two counts of all rows.
+SWEEP_EVERY, COUNT_EVERY = 15.0, 60.0
 
 #: Every lifecycle, in the order in which a pass looks at them.
 MACHINES = (
@@ -170,7 +170,7 @@ class Reconciler(threading.Thread):
         self.world = world
         self.interval = interval
         self._stop_asked = threading.Event()
-        self._sweep_at = -math.inf
+        self._sweep_at = self._count_at = -math.inf
         self._swept = cephx_users.Swept()
         self._leaves = False
         #: When what was due was last looked for, by the database's clock.
@@ -192,6 +192,8 @@ class Reconciler(threading.Thread):
                 if time.monotonic() >= self._sweep_at:
                     self._sweep_at = time.monotonic() + SWEEP_EVERY
                     self._swept = cephx_users.sweep(self.world, self._swept)
+                if time.monotonic() >= self._count_at:
+                    self._count_at = time.monotonic() + COUNT_EVERY
                     self._gauges.count()
                 pools.learn(self.world, pools.FRESH_FOR)
                 self._gauges.note()

@@ -97,6 +97,8 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        if self._writers is not None:
+            self._writers.close()
 
 
 def make_and_lock(session: Session, table: type[Any], **key: Any) -> None:

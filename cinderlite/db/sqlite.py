@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pathlib
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ class Writers:
         self._turn, self._flushing, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
         self._asked = self._flushed = 0
         #: Path of the log; None if there is none, and SQLite waits for the disk itself.
-        self._log: str | None = None
+        self._log: pathlib.Path | None = None
+        self._opened: int | None = None
         #: Whether a flush has failed, so that the disk may lack what a later one would be told is there.
         self._torn = False
         event.listen(engine, "connect", self._connected)
@@ -46,7 +48,7 @@ class Writers:
         [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         # As SQLite calls it, which follows links. A database in memory has no log, nor where memory cannot be shared.
         file = connection.execute("PRAGMA database_list").fetchone()[2]
-        self._log = f"{file}-wal" if mode == "wal" else None
+        self._log = pathlib.Path(f"{file}-wal") if mode == "wal" else None
         waits = "FULL" if self._log is None else "NORMAL"
         for pragma in (f"synchronous = {waits}", "foreign_keys = ON", "case_sensitive_like = ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -73,13 +75,19 @@ class Writers:
             self._sync(self._log)
             self._flushed = covered
 
-    def _sync(self, log: str) -> None:
+    def close(self) -> None:
+        """Let go of the log. SQLite locks other files than this one, so that it loses no lock by that."""
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
+
+    def _sync(self, log: pathlib.Path) -> None:
         try:
-            descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)  # SQLite locks other files than this one, so that it loses no lock by that.
+            if self._opened is None or os.fstat(self._opened).st_ino != log.stat().st_ino:
+                self.close()
+                # Kept open: Linux tells of what it could not write once, and only who has the file open then.
+                self._opened = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+            os.fdatasync(self._opened)
         except OSError as error:
             LOG.exception("%s cannot be written to the disk", log)
             self._torn = True

@@ -185,6 +185,21 @@ def test_a_namespace_that_was_removed_is_made_again(real_cluster: Cluster, ceph:
 
 
 @pytest.mark.real
+def test_a_clone_makes_a_namespace_again_that_was_removed(real_cluster: Cluster, ceph: Ceph, name: str) -> None:
+    """librbd says of its place what it says of a snapshot that is not there."""
+    mine = real_cluster.within(f"project-{uuid.uuid4().hex}")
+    mine.create(name, 16 * MIB)
+    empty(mine)
+    ceph.rbd("namespace", "remove", mine.place)
+    real_cluster.create(name, 16 * MIB)
+    real_cluster.snapshot(name, "snap")
+    mine.clone(name, "snap", f"{name}-clone", 16 * MIB, source=real_cluster)
+    empty(mine)
+    real_cluster.remove_snapshot(name, "snap")
+    empty(real_cluster)
+
+
+@pytest.mark.real
 def test_what_a_key_of_one_namespace_opens(real_cluster: Cluster, ceph: Ceph, name: str) -> None:
     """The rights of a hypervisor that has one project's guests only, as doc/namespaces.md says them."""
     mine, other, golden = (

@@ -72,7 +72,8 @@ def opens(request: pytest.FixtureRequest, cluster: Cluster) -> Opens:
 
 
 def made(cluster: Cluster, name: str, user: str, *, read_only: bool = False, flattens: bool = False) -> str:
-    return cluster.user_of_image(name, user, NOTE, read_only=read_only, flattens=flattens)
+    cluster.note_user(user, NOTE)
+    return cluster.user_of_image(name, user, read_only=read_only, flattens=flattens)
 
 
 def test_the_services_user_may_make_others(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def held(hypervisor: FakeHypervisor, row: models.Attachment) -> Any:
 
 def swept(world: World) -> int:
     """How many users are removed that nothing explains, now nor a while before."""
-    return cephx_users.sweep(world, cephx_users.sweep(world, cephx_users.Swept())).removed
+    return cephx_users.sweep(world, cephx_users.sweep(world, cephx_users.Swept(), 0.0), 0.0).removed
 
 
 def test_each_attachment_has_a_user_of_its_own(
@@ -108,9 +109,52 @@ def test_who_dies_before_it_is_accepted_leaves_one_for_a_while(
             attachments.attach(ctx, server, volume.id)
     assert rows(world) == []
     assert len(cluster.made_users) == 1
-    found = cephx_users.sweep(world, cephx_users.Swept())
-    assert (found.removed, len(cluster.made_users)) == (0, 1), "somebody may just be accepting it"
-    assert cephx_users.sweep(world, found).removed == 1
+    found = cephx_users.sweep(world, cephx_users.Swept(), 0.0)
+    assert (found.removed, len(cluster.made_users)) == (0, 1)
+    assert cephx_users.sweep(world, found).removed == 0, "somebody may just be accepting it"
+    assert cephx_users.sweep(world, found, 0.0).removed == 1
+    assert (cluster.made_users, cluster.users()) == ({}, {})
+
+
+def test_the_next_attach_does_not_explain_whom_a_dead_one_left(
+    ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise Dead
+
+    volume = volumes.create(ctx, size=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(attachments, "_refuse_taken_name", die)
+        with pytest.raises(Dead):
+            attachments.attach(ctx, server, volume.id)
+    row = attachments.attach(ctx, server, volume.id)
+    assert len(cluster.made_users) == 2
+    assert swept(world) == 1
+    assert set(cluster.made_users) == {cephx_users.user_of(str(row.cephx_name), cluster)}
+
+
+def test_who_is_gone_when_it_is_accepted_leaves_nobody_who_is_made_later(
+    ctx: Context,
+    world: World,
+    cluster: FakeCluster,
+    hypervisor: FakeHypervisor,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volume, makes = volumes.create(ctx, size=1), cluster.user_of_image
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.5)
+        return makes(*arguments, **named)
+
+    def gone(*_: Any, **_named: Any) -> Any:
+        raise errors.ServerNotFound(server.id)
+
+    monkeypatch.setattr(cluster, "user_of_image", slowly)
+    monkeypatch.setattr(hypervisor, "find", gone)
+    with pytest.raises(errors.Conflict):
+        attachments.attach(ctx, server, volume.id)
+    assert rows(world) == []
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
 
@@ -168,6 +212,7 @@ def test_a_cluster_that_does_not_answer_while_a_user_is_made(
         with pytest.raises(errors.CephTimeout):
             attachments.attach(ctx, server, volume.id)
     settle(world)
+    swept(world)  # It may be made yet.
     assert rows(world) == []
     assert (cluster.made_users, cluster.users()) == ({}, {})
     assert volumes.get(ctx, volume.id).status == "available"
@@ -182,9 +227,8 @@ def test_a_user_that_is_made_after_it_was_given_up(
     make, remove = cluster.user_of_image, cluster.remove_user
     commands: list[Callable[[], object]] = []
 
-    def give_up(name: str, user: str, note: bytes, **how: Any) -> str:
-        cluster.listed_users[user] = note
-        commands.append(lambda: make(name, user, note, **how))
+    def give_up(name: str, user: str, **how: Any) -> str:
+        commands.append(lambda: make(name, user, **how))
         raise errors.CephTimeout("no monitor answered")
 
     def go_on(user: str, **how: Any) -> None:
@@ -219,9 +263,8 @@ def test_a_guest_that_refuses_while_nobody_knows_whether_its_user_is_made(
     late: list[Callable[[], object]] = []
     hypervisor.guests[server.id].gone = True
 
-    def give_up(name: str, user: str, note: bytes, **how: Any) -> str:
-        cluster.listed_users[user] = note
-        late.append(lambda: make(name, user, note, **how))
+    def give_up(name: str, user: str, **how: Any) -> str:
+        late.append(lambda: make(name, user, **how))
         raise errors.CephTimeout("no monitor answered")
 
     with monkeypatch.context() as patched:
@@ -425,7 +468,8 @@ def test_users_that_no_row_explains_are_found_and_removed(
     left = cephx_users.user_of(str(goes.cephx_name), cluster)
     # Another service's, with another database, on the same pool.
     foreign = f"cinderlite.00000000.{goes.id}.00000000"
-    cluster.user_of_image(f"volume-{goes.volume_id}", foreign, b"{}", read_only=False, flattens=False)
+    cluster.note_user(foreign, b"{}")
+    cluster.user_of_image(f"volume-{goes.volume_id}", foreign, read_only=False, flattens=False)
     [finding] = [one for one in audit.audit(world) if one.kind == "leaked-user"]
     assert finding.subject == f"client.{left}"
     assert swept(world) == 1
@@ -554,6 +598,31 @@ def test_nobody_is_fenced_for_another_who_came_at_the_same_time(
     attachments.detach(ctx, first)
     assert {row.server_id for row in rows(world)} == {zero.id, two.id}
     assert cluster.watchers[f"volume-{volume.id}"] == ["192.0.2.70:0/1", "192.0.2.72:0/1"]
+    assert cluster.fenced() == frozenset()
+
+
+def test_a_server_that_is_off_is_not_taken_for_another(
+    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachments, "_CLOSES_WITHIN", 0.0)
+    volume = volumes.create(ctx, size=1)
+    with world.db.write() as session:
+        session.get_one(models.Volume, volume.id).multiattach = True
+    off, runs = (hypervisor.add_server(name, PROJECT) for name in ("off", "runs"))
+    guest = hypervisor.guests[off.id]
+    guest.kept = guest.gone = True
+    plug = guest.attach
+
+    def meanwhile(*asked: Any) -> str:
+        cluster.watchers[f"volume-{volume.id}"] = ["192.0.2.71:0/1"]  # The other one's, just then.
+        return plug(*asked)
+
+    monkeypatch.setattr(guest, "attach", meanwhile)
+    kept = dataclasses.replace(guest.server, attachable=frozenset({"SHUTOFF"}))
+    first = attachments.attach(ctx, kept, volume.id)
+    attachments.attach(ctx, runs, volume.id)
+    attachments.detach(ctx, first)
+    assert cluster.watchers[f"volume-{volume.id}"] == ["192.0.2.71:0/1"]
     assert cluster.fenced() == frozenset()
 
 
