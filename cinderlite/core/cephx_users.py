@@ -233,8 +233,8 @@ def leftovers(world: World, backend: Backend, only: str = "") -> list[str]:
     # The list first: a row goes after its user.
     listed = backend.cluster.users()
     ours = f"{backend.cluster.user}.{_database(world)}."
-    mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours)}
-    return [user for user in _unexplained(world, backend, mine) if only in ("", user)] if mine else []
+    mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours) and only in ("", user)}
+    return list(_unexplained(world, backend, mine)) if mine else []
 
 
 def _read(what: bytes) -> dict[str, Any]:
@@ -253,9 +253,7 @@ def _unexplained(world: World, backend: Backend, users: dict[str, dict[str, Any]
         rows = {row.id: row for row in session.scalars(select(table).where(table.managed))}
         volumes = {row.id: row for row in session.scalars(select(volume).where(there, named))}
         spaces = set(session.scalars(select(volume.namespace).where(there, volume.host == backend.pool).distinct()))
-    known = {str(what.get("attachment")) for what in users.values()}
-    # Those that a guest may have open as a user of another attachment's.
-    attached = {(row.volume_id, row.server_id) for row in rows.values() if row.id not in known}
+    attached = {(row.volume_id, row.server_id) for row in rows.values()}
     for user, what in users.items():
         row, of = rows.get(str(what.get("attachment"))), volumes.get(str(what.get("volume")))
         if "project" in what:

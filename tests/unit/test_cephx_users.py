@@ -116,23 +116,6 @@ def test_who_dies_before_it_is_accepted_leaves_one_for_a_while(
     assert (cluster.made_users, cluster.users()) == ({}, {})
 
 
-def test_the_next_attach_does_not_explain_whom_a_dead_one_left(
-    ctx: Context, world: World, cluster: FakeCluster, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(*_: Any) -> None:
-        raise Dead
-
-    volume = volumes.create(ctx, size=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(attachments, "_refuse_taken_name", die)
-        with pytest.raises(Dead):
-            attachments.attach(ctx, server, volume.id)
-    row = attachments.attach(ctx, server, volume.id)
-    assert len(cluster.made_users) == 2
-    assert swept(world) == 1
-    assert set(cluster.made_users) == {cephx_users.user_of(str(row.cephx_name), cluster)}
-
-
 def test_who_is_gone_when_it_is_accepted_leaves_nobody_who_is_made_later(
     ctx: Context,
     world: World,
