@@ -395,9 +395,9 @@ class FakeHypervisor:
         """The one that servers are on by default, and those of others."""
         return frozenset({"testhost", *(guest.server.host for guest in self.guests.values())})
 
-    def ended(self, server_id: str, since: float) -> bool:
+    def ended(self, server_id: str, ago: float) -> bool:
         """Whether it is unknown, or gone for good."""
-        del since
+        del ago
         guest = self.guests.get(server_id)
         return guest is None or (guest.gone and not guest.defined and not guest.kept)
 

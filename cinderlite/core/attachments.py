@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import datetime
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -336,6 +335,7 @@ def _plug_as(
         left = leftovers.of(session, attachment.server_id, volume.id)
         others = session.scalars(select(table).where(beside, table.id != attachment.id)).all()
         wanted, tuned = limits.of_disk(session, volume), tuning.of_disk(session, volume, guest.server.metadata)
+        moment = session.scalars(select(clock.utcnow())).one()
     leftovers.remove(world, left, attachment.server_id, volume.id)
     taken = {one.device for one in others if one.managed and one.server_id == attachment.server_id and one.device}
     cluster = world.cluster_of(volume)
@@ -361,7 +361,7 @@ def _plug_as(
     seen = not volume.multiattach or _runs(world, attachment)
     return {
         "device": device,
-        "attached_at": attachment.attached_at or models.utcnow(),
+        "attached_at": attachment.attached_at or moment,
         "guest_missed_at": None,
         "clients": _clients(world, volume, attachment, users if shared else (), held) if seen else None,
     }
@@ -829,8 +829,9 @@ def _has_ended(world: World, *rows: models.Attachment) -> bool:
     moments = [row.attached_at for row in rows if row.attached_at is not None and row.host in world.guests.hosts]
     if len(moments) < len(rows):
         return False
-    since = max(moments).replace(tzinfo=datetime.UTC).timestamp()
-    return world.guests.ended(rows[0].server_id or "", since)
+    with world.db.read() as session:
+        ago = session.scalars(select(clock.utcnow())).one() - max(moments)
+    return world.guests.ended(rows[0].server_id or "", ago.total_seconds())
 
 
 def _seen(world: World, rows: list[models.Attachment]) -> list[str]:

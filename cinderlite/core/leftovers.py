@@ -10,7 +10,6 @@ again, for QEMU would take the dead one for the new one.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from cinderlite import errors
 from cinderlite.context import World
 from cinderlite.core import states
 from cinderlite.core.states import GONE, RETURN, Move
-from cinderlite.db import models
+from cinderlite.db import clock, models
 
 LOG = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def remember(world: World, attachment: models.Attachment, volume: models.Volume,
         volume_id=volume.id,
         host=volume.host,
         clients=clients,
-        fenced_until=time.time() + world.settings.fence_for,
+        fenced_until=clock.now() + world.settings.fence_for,
     )
     LIFECYCLE.start(row, "remove", 0.0, "force-detach")
     row.lease_owner = None  # Nobody is at it; the reconciler is the first.
@@ -79,7 +78,7 @@ def _remove(world: World, row: models.Leftover, _arguments: Mapping[str, Any]) -
     except errors.GuestGone:
         return
     except errors.ServerNotFound as error:
-        if time.time() < row.fenced_until:  # It may be known again when its host is back.
+        if _fenced_for(world, row) > 0:  # It may be known again when its host is back.
             raise errors.GuestUnreachable(row.server_id, "no host knows it") from error
         return
     except errors.Unavailable:
@@ -93,8 +92,14 @@ def _remove(world: World, row: models.Leftover, _arguments: Mapping[str, Any]) -
 def _keep_fenced(world: World, row: models.Leftover) -> None:
     """Fence its clients anew when half of the time has passed: it may write again the moment that they are not."""
     most = world.settings.fence_for
-    if not row.clients or row.fenced_until - time.time() > most / 2:
+    if not row.clients or _fenced_for(world, row) > most / 2:
         return
     world.backend(row.host).cluster.fence(row.clients, most)
     with world.db.write() as session:
-        session.get_one(models.Leftover, row.id).fenced_until = time.time() + most
+        session.get_one(models.Leftover, row.id).fenced_until = clock.now() + most
+
+
+def _fenced_for(world: World, row: models.Leftover) -> float:
+    """Seconds for which its clients are fenced from now on; not above 0 when they are no longer."""
+    with world.db.read() as session:
+        return row.fenced_until - clock.read(session)

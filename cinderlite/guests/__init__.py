@@ -252,8 +252,8 @@ class Hypervisor(Protocol):
     def hosts(self) -> frozenset[str]:
         """The hosts whose servers these are."""
 
-    def ended(self, server_id: str, since: float) -> bool:
-        """Whether a server that was there at `since` (Unix time) certainly is no more, and nobody starts it again.
+    def ended(self, server_id: str, ago: float) -> bool:
+        """Whether a server that was there `ago` seconds ago certainly is no more, and nobody starts it again.
 
         Not one that is shut off or restarted, or that cannot be asked now.
         """

@@ -137,9 +137,9 @@ class LibvirtHypervisor:
         """See `guests.Hypervisor.hosts`."""
         return frozenset({self.host})
 
-    def ended(self, server_id: str, since: float) -> bool:
+    def ended(self, server_id: str, ago: float) -> bool:
         """See `guests.Hypervisor.ended`: libvirt does not know it any more."""
-        del since
+        del ago
         try:
             self.find(server_id)
         except errors.ServerNotFound:

@@ -217,7 +217,7 @@ class QmpHypervisor:
         """See `guests.Hypervisor.hosts`."""
         return frozenset(self._hosts)
 
-    def ended(self, server_id: str, since: float) -> bool:
+    def ended(self, server_id: str, ago: float) -> bool:
         """See `guests.Hypervisor.ended`: no owner file keeps it, and nothing that listens is it, or may be."""
         if any(inventory.owner(machine.path).id == server_id for machine in self._known(server_id)):
             return False  # The others need not be asked.
@@ -232,8 +232,7 @@ class QmpHypervisor:
         if any(machine.id in ("", server_id) for machine in machines if not machine.gone):
             return False
         # Where files are in memory, all are missing after a start of this host, and that tells nothing.
-        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        return server_id in self._seen or since > booted or not volatile
+        return server_id in self._seen or ago < time.clock_gettime(time.CLOCK_BOOTTIME) or not volatile
 
     def listen(self, heard: Heard) -> None:
         """See `guests.Hypervisor.listen`: no monitor is listened to all the time, since it has one client at a time."""

@@ -60,9 +60,9 @@ class SeveralHypervisors:
         """See `guests.Hypervisor.hosts`."""
         return frozenset().union(*(member.hosts for member in self.members))
 
-    def ended(self, server_id: str, since: float) -> bool:
+    def ended(self, server_id: str, ago: float) -> bool:
         """See `guests.Hypervisor.ended`: no member has it, and each could tell."""
-        answers, refusals = self._all(lambda member: member.ended(server_id, since))
+        answers, refusals = self._all(lambda member: member.ended(server_id, ago))
         return all(answers) and not refusals
 
     def listen(self, heard: Heard) -> None:

@@ -513,13 +513,13 @@ def test_a_vm_that_is_off_is_no_place_for_a_disk_unless_it_is_kept(lab: Lab) -> 
 def test_a_vm_ends_when_nobody_keeps_it_and_not_when_it_is_off(lab: Lab) -> None:
     server_id, disk = lab.vm(ports=1, kept=True), lab.disk()
     assert lab.guest(server_id).server.host in lab.hypervisor.hosts
-    assert not lab.hypervisor.ended(server_id, 0)
+    assert not lab.hypervisor.ended(server_id, 10.0**9)
     lab.kill(server_id)
     off = lab.guest(server_id)
     assert (off.server.status, off.server.project_id) == ("SHUTOFF", "demo")
     assert off.server.status in off.server.attachable
     assert off.attach(disk, ()) == off.attach(disk, ())
-    assert not lab.hypervisor.ended(server_id, 0)
+    assert not lab.hypervisor.ended(server_id, 10.0**9)
     if lab.keeps:
         off.detach(disk.volume_id, 0)
     else:
@@ -529,10 +529,10 @@ def test_a_vm_ends_when_nobody_keeps_it_and_not_when_it_is_off(lab: Lab) -> None
     lab.start(server_id)
     on = lab.guest(server_id)
     assert on.disks() == frozenset()
-    assert not lab.hypervisor.ended(server_id, 0)
+    assert not lab.hypervisor.ended(server_id, 10.0**9)
     lab.kill(server_id)
     lab.forget(server_id)
-    assert lab.hypervisor.ended(server_id, 0)
+    assert lab.hypervisor.ended(server_id, 10.0**9)
     with pytest.raises(errors.GuestGone):
         on.attach(disk, ())
 
@@ -573,8 +573,8 @@ def test_a_disk_that_a_vm_is_started_with_is_like_one_that_was_plugged_in(
 def test_a_vm_that_nobody_keeps_ends_with_its_process(lab: Lab) -> None:
     server_id = lab.vm(ports=1)
     lab.kill(server_id)
-    assert lab.hypervisor.ended(server_id, 0) is not lab.keeps
-    assert lab.hypervisor.ended(str(uuid.uuid4()), 0)
+    assert lab.hypervisor.ended(server_id, 10.0**9) is not lab.keeps
+    assert lab.hypervisor.ended(str(uuid.uuid4()), 10.0**9)
 
 
 #: Every limit that there can be beside each other, and such that cannot.

@@ -7,7 +7,6 @@ import json
 import pathlib
 import socket
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 
@@ -18,6 +17,8 @@ from cinderlite.guests import inventory
 from cinderlite.guests.qmp import QmpHypervisor
 
 ID = str(uuid.UUID(int=7))
+#: Seconds; before this host was started.
+LONG_AGO = 10.0**9
 
 
 @pytest.fixture
@@ -42,12 +43,12 @@ def keep(directory: pathlib.Path, name: str = "vm") -> pathlib.Path:
 def test_an_owner_file_keeps_it_under_any_name(hypervisor: QmpHypervisor, directory: pathlib.Path) -> None:
     first = keep(directory)
     assert hypervisor.find(ID).server.status == "SHUTOFF"
-    assert not hypervisor.ended(ID, time.time())
+    assert not hypervisor.ended(ID, 0.0)
     second = keep(directory, "other")
     first.unlink()
-    assert not hypervisor.ended(ID, time.time())
+    assert not hypervisor.ended(ID, 0.0)
     second.unlink()
-    assert hypervisor.ended(ID, time.time())
+    assert hypervisor.ended(ID, 0.0)
     with pytest.raises(errors.ServerNotFound):
         hypervisor.find(ID)
 
@@ -56,25 +57,25 @@ def test_a_monitor_that_never_said_who_it_is_may_be_it(hypervisor: QmpHypervisor
     with socket.socket(socket.AF_UNIX) as hung:
         hung.bind(str(directory / "hung.sock"))
         hung.listen()
-        assert not hypervisor.ended(ID, time.time())
-    assert hypervisor.ended(ID, time.time())
+        assert not hypervisor.ended(ID, 0.0)
+    assert hypervisor.ended(ID, 0.0)
 
 
 def test_without_the_directory_nothing_is_known(hypervisor: QmpHypervisor) -> None:
     hypervisor.directory = hypervisor.directory / "not mounted"
-    assert not hypervisor.ended(ID, time.time())
+    assert not hypervisor.ended(ID, 0.0)
 
 
 def test_files_that_a_restart_of_the_host_removed_are_no_proof(
     hypervisor: QmpHypervisor, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inventory, "is_volatile", lambda _directory: True)
-    assert not hypervisor.ended(ID, 0)
-    assert hypervisor.ended(ID, time.time())
+    assert not hypervisor.ended(ID, LONG_AGO)
+    assert hypervisor.ended(ID, 0.0)
     kept = keep(directory)
-    assert not hypervisor.ended(ID, 0)
+    assert not hypervisor.ended(ID, LONG_AGO)
     kept.unlink()
-    assert hypervisor.ended(ID, 0)
+    assert hypervisor.ended(ID, LONG_AGO)
 
 
 def test_the_last_one_of_another_host_ends_too(hypervisor: QmpHypervisor, directory: pathlib.Path) -> None:
@@ -84,4 +85,4 @@ def test_the_last_one_of_another_host_ends_too(hypervisor: QmpHypervisor, direct
     assert hypervisor.find(ID).server.host == "127.0.0.2"
     path.unlink()
     assert "127.0.0.2" in hypervisor.hosts
-    assert hypervisor.ended(ID, time.time())
+    assert hypervisor.ended(ID, 0.0)

@@ -17,10 +17,11 @@ import sqlalchemy
 
 from cinderlite import errors
 from cinderlite.context import Context, World
-from cinderlite.core import own_clients, reconcile, services, states, volumes
+from cinderlite.core import attachments, leftovers, own_clients, reconcile, services, states, volumes
 from cinderlite.db import clock, models
 from cinderlite.jobs import Jobs
 from conftest import cluster_of
+from fakes_hypervisor import FakeHypervisor
 from lab.process import wait
 
 #: How far the first host's clock is from the second's, in seconds.
@@ -231,6 +232,23 @@ def test_what_hosts_tell_of_themselves_is_as_old_as_it_is(
     with world.db.read() as session:
         ages = [clock.read(session) - one.seen_at for one in session.scalars(sqlalchemy.select(models.OwnClient))]
     assert all(0.0 <= age < 60.0 for age in ages)
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+def test_how_long_a_server_has_a_volume_and_is_fenced_goes_by_no_host_s_clock(
+    ctx: Context, world: World, hosts: Hosts, hypervisor: FakeHypervisor, skew: float
+) -> None:
+    server, volume = hypervisor.add_server("vm", ctx.project_id), volumes.create(ctx, size=1)
+    with hosts.first(skew):
+        made = attachments.attach(ctx, server, volume.id)
+        leftovers.remember(world, made, volume, [])
+    with world.db.read() as session:
+        since = session.scalars(sqlalchemy.select(models.Attachment.attached_at)).one()
+        until = session.scalars(sqlalchemy.select(models.Leftover.fenced_until)).one()
+        moment = session.scalars(sqlalchemy.select(clock.utcnow())).one()
+    assert since is not None
+    assert 0.0 <= (moment - since).total_seconds() < 60.0
+    assert until - now(world) == pytest.approx(world.settings.fence_for, abs=60.0)
 
 
 @pytest.mark.parametrize("conf", [{"ceph__backend_host": "rbd"}], indirect=True)
