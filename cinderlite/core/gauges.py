@@ -18,6 +18,7 @@ from cinderlite.context import World
 from cinderlite.core import pools, records, services
 from cinderlite.core.states import Machine
 from cinderlite.db import clock, models
+from cinderlite.db.indexes import marked, unindexed
 
 RUNNING, WAITING = "running", "waiting"
 
@@ -82,7 +83,7 @@ class Gauges:
         with self._world.db.read() as session:
             for table in (kind.model for kind in records.KINDS):
                 # What is under way is only about to be something else: its record waits for that.
-                waiting = select(func.count()).where(table.unwritten.is_not(None), table.busy == 0)
+                waiting = select(func.count()).where(marked(table.unwritten), unindexed(table.busy) == 0)
                 metrics.RECORDS_WAITING.labels(table.__tablename__).set(session.scalar(waiting) or 0)
 
     def _room(self, name: str) -> None:

@@ -17,6 +17,7 @@ from cinderlite import errors
 from cinderlite.context import Backend, World
 from cinderlite.core import limits, snapshots
 from cinderlite.db import models
+from cinderlite.db.indexes import marked, unindexed
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def reconcile(world: World) -> list[str]:
 
 def _of_backend(world: World, backend: Backend) -> list[str]:
     table = models.Volume
-    due = table.limits_due.is_not(None), table.deleted.is_(False), table.busy == 0, table.host == backend.pool
+    there = unindexed(table.deleted).is_(False), unindexed(table.host) == backend.pool
+    due = marked(table.limits_due), unindexed(table.busy) == 0, *there
     with world.db.read() as session:
         ids = list(session.scalars(select(table.id).where(*due).limit(world.settings.batch)))
     # One that cannot be done now must not stand before the others for ever.

@@ -27,6 +27,7 @@ from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import World
 from cinderlite.core import catalogue, reconcile, records, states
 from cinderlite.db import clock, models
+from cinderlite.db.indexes import marked, unindexed
 
 LOG = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Recorder(threading.Thread):
     def _changed(self, host: str, kind: records.Kind, limit: int) -> Sequence[Any]:
         """Rows of a place whose records are to be written."""
         table = kind.model
-        query = select(table).where(table.unwritten.is_not(None), models.host_of(table) == host, _is_ready(table))
+        query = select(table).where(marked(table.unwritten), models.host_of(table) == host, _is_ready(table))
         query = query.options(*(selectinload(getattr(table, part)) for part in kind.parts))
         if table is models.Volume:
             query = query.options(joinedload(table.volume_type))
@@ -259,7 +260,8 @@ def _unheld(table: type[Any], ids: Iterable[str]) -> Select[Any]:
 def _is_ready(table: type[Any]) -> ColumnElement[bool]:
     """What is at rest, and what may not be for long. All else is only about to be something else."""
     long = _LONG[table]
-    return or_(table.busy == 0, table.intent["verb"].as_string().in_(long)) if long else table.busy == 0
+    rests: ColumnElement[bool] = unindexed(table.busy) == 0
+    return or_(rests, table.intent["verb"].as_string().in_(long)) if long else rests
 
 
 def _is_over(row: Any) -> bool:

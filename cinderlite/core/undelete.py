@@ -17,11 +17,14 @@ from cinderlite import errors
 from cinderlite.context import World
 from cinderlite.core import kept, quotas, volumes, whole
 from cinderlite.db import clock, models
+from cinderlite.db.indexes import marked, unindexed
 
 
 def _can_come_back() -> tuple[ColumnElement[bool], ...]:
     table = models.Volume
-    return table.deleted.is_(True), table.purge_at.is_not(None), table.status == "deleted", table.busy == 0
+    # Of those that were ever deleted few can; so the moment is what leaves few.
+    deleted = unindexed(table.deleted).is_(True), unindexed(table.status) == "deleted", unindexed(table.busy) == 0
+    return marked(table.purge_at), *deleted
 
 
 def listed(world: World) -> Sequence[models.Volume]:

@@ -93,7 +93,8 @@ def fill(service: Service, there: int, total: int, own: int) -> None:
             for number in range(begin, min(begin + BATCH, total))
         ]  # fmt: skip
         with database.write() as session:
-            session.execute(sqlalchemy.insert(models.Volume), batch)
+            # Else what is None is left to the column's default, which is a mark.
+            session.execute(sqlalchemy.insert(models.Volume), batch, execution_options={"render_nulls": True})
     database.close()
     # What is written at once leaves a log of a size that no service leaves, and every read looks through it first.
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Double, Index, Integer, String, event, insert, literal, select
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
+from cinderlite.db.indexes import unindexed
 from cinderlite.db.models.attachments import Attachment
 from cinderlite.db.models.backups import Backup
 from cinderlite.db.models.base import Base, new_id
@@ -54,7 +55,7 @@ def host_of(model: type[Any]) -> Any:
     if model is Backup:
         return literal(VAULT)
     if model not in _HOSTED_BY:
-        return model.host
+        return unindexed(model.host)  # Most rows are there.
     column, parent = _HOSTED_BY[model]
     return select(parent.host).where(parent.id == getattr(model, column)).scalar_subquery()
 
