@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import sqlalchemy
 
 from cinderlite.db import migrate, models
-from lab.process import LabError, run, wait
+from lab import packages
+from lab.process import LabError, free_ports, run, wait
 
 #: Who runs the servers when the suite itself runs as root, which neither of them likes.
 NOBODY = "nobody"
@@ -217,6 +218,9 @@ class Mariadb(_Server):
     unbound = "SET foreign_key_checks = 0"
     bound = "SET foreign_key_checks = 1"
 
+    #: Options beside those of every server here.
+    more: tuple[str, ...] = ()
+
     def _lay_out(self) -> None:
         if not pathlib.Path("/usr/sbin/mariadbd").exists():
             raise LabError("mariadb-server-core is not installed: tools/lab/packages.py test")
@@ -233,11 +237,85 @@ class Mariadb(_Server):
             ["/usr/sbin/mariadbd", "--no-defaults", f"--datadir={self.directory}/data",
              f"--tmpdir={self.directory}/temporary", f"--socket={self.directory}/socket",
              f"--pid-file={self.directory}/pid", "--skip-networking", "--skip-log-bin", "--max-connections=200",
-             "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M"]
+             "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=64M",
+             *self.more]
         )  # fmt: skip
 
     def url(self, name: str) -> str:
         return f"mariadb+pymysql://root@localhost/{name}?unix_socket={self.directory}/socket"
 
 
-KINDS: dict[str, type[Databases]] = {"sqlite": Sqlite, "postgresql": Postgresql, "mariadb": Mariadb}
+class Node(Mariadb):
+    """One MariaDB of a Galera cluster; `ports` is the first of three, `others` those of the nodes that it joins."""
+
+    def __init__(self, ports: int, others: Sequence[int], scripts: pathlib.Path) -> None:
+        self.ports = ports
+        self._scripts = scripts
+        own = (f"base_port={ports}", f"gmcast.listen_addr=tcp://127.0.0.1:{ports}", f"ist.recv_addr=127.0.0.1:{ports + 1}",
+               "gcache.size=32M")  # fmt: skip
+        self.more = (
+            "--binlog-format=ROW", "--innodb-autoinc-lock-mode=2", "--wsrep-on=ON",
+            "--wsrep-provider=/usr/lib/galera/libgalera_smm.so", "--wsrep-cluster-name=tests",
+            f"--wsrep-node-address=127.0.0.1:{ports}", f"--wsrep-provider-options={';'.join(own)}",
+            "--wsrep-sst-method=rsync", f"--wsrep-sst-receive-address=127.0.0.1:{ports + 2}",
+            f"--wsrep-cluster-address=gcomm://{','.join(f'127.0.0.1:{one}' for one in others)}",
+            *(() if others else ("--wsrep-new-cluster",)),
+        )  # fmt: skip
+        super().__init__()
+
+    def _run(self, arguments: Sequence[str | pathlib.Path]) -> subprocess.Popen[bytes]:
+        return super()._run(["env", f"PATH={self._scripts}:{os.environ['PATH']}", *arguments])
+
+    def _answers(self) -> bool:
+        return super()._answers() and self.status("wsrep_ready") == "ON"
+
+    def status(self, name: str) -> str:
+        """What it says of itself and of the cluster."""
+        engine = sqlalchemy.create_engine(self.url(""))
+        try:
+            with engine.connect() as connection:
+                return str(connection.exec_driver_sql(f"SHOW STATUS LIKE '{name}'").one()[1])
+        finally:
+            engine.dispose()
+
+    def kill(self) -> None:
+        """End it at once, as a host does that loses its power."""
+        self._process.kill()
+        self._process.wait(20)
+
+
+class Galera(_Emptied):
+    """Three MariaDBs of which each has what is committed on any; all connections are to the first."""
+
+    unbound, bound = Mariadb.unbound, Mariadb.bound
+
+    def __init__(self) -> None:
+        packages.ensure(("galera-4", "rsync", "lsof", "iproute2"))
+        self._directory = pathlib.Path(tempfile.mkdtemp(prefix="cl-db-", dir="/var/tmp"))
+        self._directory.chmod(0o755)
+        # Of what would run a server for good only the scripts, which bring a node what the others have.
+        run(["apt-get", "-q", "download", "mariadb-server"], timeout=300, cwd=self._directory)
+        [package] = self._directory.glob("*.deb")
+        run(["dpkg-deb", "-x", package, self._directory], timeout=120)
+        self.nodes: list[Node] = []
+        try:
+            for _ in range(3):
+                there = [one.ports for one in self.nodes]
+                self.nodes.append(Node(free_ports(3), there, self._directory / "usr/bin"))
+        except LabError:
+            self.stop()
+            raise
+
+    def blank(self) -> str:
+        return self.nodes[0].blank()
+
+    def stop(self) -> None:
+        super().stop()
+        for one in reversed(self.nodes):
+            one.stop()
+        shutil.rmtree(self._directory)
+
+
+KINDS: dict[str, type[Databases]] = {
+    "sqlite": Sqlite, "postgresql": Postgresql, "mariadb": Mariadb, "galera": Galera,
+}  # fmt: skip
