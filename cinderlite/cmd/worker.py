@@ -23,8 +23,8 @@ import concurrent.futures
 import contextlib
 import errno
 import faulthandler
-import gc
 import functools
+import gc
 import http
 import mmap
 import re
@@ -328,8 +328,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to end, and until nothing is under way any more."""
-        # What is loaded by now stays. To have it looked through for garbage again and again, while a thousand volumes are
-        # listed, took a third of that time.
+        # What is loaded by now stays. To have it looked through for garbage again and again, while a thousand volumes
+        # are listed, took a third of that time.
         gc.collect()
         gc.freeze()
         super().run()

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from cinderlite import errors
+from cinderlite import errors, failpoints
 from cinderlite.guests import (
     ABSENT,
     DISK_WITHIN,
@@ -448,6 +448,7 @@ class LibvirtGuest:
         try:
             for place in found:
                 with _unless_said("No more available PCI"):  # Another bus may have room.
+                    _pass("attachDeviceFlags")
                     domain.attachDeviceFlags(domains.make(disk, self._server.id, place), flags)
                     return place
             raise disks.no_free_place(disk.tuning.bus)
@@ -467,6 +468,7 @@ class LibvirtGuest:
         self._refuse_busy(domain)
         with daemon.unless("VIR_ERR_DEVICE_MISSING"), _unless_said(*disks.UNPLUGS):
             # Unlike detachDeviceFlags it does not wait, with the domain locked, for as long as libvirt likes.
+            _pass("detachDeviceAlias")
             domain.detachDeviceAlias(domains.alias(there[volume_id]), library().VIR_DOMAIN_AFFECT_LIVE)
         return True
 
@@ -476,6 +478,7 @@ class LibvirtGuest:
         if volume_id in there:
             if domain.hasManagedSaveImage():
                 raise errors.DeviceHeld(self._server.id)
+            _pass("detachDeviceFlags")
             domain.detachDeviceFlags(domains.text(there[volume_id]), library().VIR_DOMAIN_AFFECT_CONFIG)
         if volume_id in domains.volumes(_view(domain).live):  # It was started meanwhile.
             raise errors.DeviceHeld(self._server.id)
@@ -500,7 +503,9 @@ class LibvirtGuest:
         for kind in ("ceph", "volume"):
             with daemon.unless("VIR_ERR_NO_SECRET"):
                 name = domains.secret_id(kind, self._server.id, volume_id)
-                connection.secretLookupByUUIDString(name).undefine()
+                held = connection.secretLookupByUUIDString(name)
+                _pass("undefine")
+                held.undefine()
 
     def _refuse_busy(self, domain: Any) -> None:
         """Raise GuestUnreachable while the domain is on its way to another host: libvirt would let us wait for that."""
@@ -538,7 +543,15 @@ def _keep_secrets(connection: Any, disk: RbdDisk, server_id: str) -> None:
     if disk.passphrase is not None:
         values["volume"] = disk.passphrase.encode()
     for kind, value in values.items():
-        connection.secretDefineXML(domains.secret(kind, server_id, disk.volume_id)).setValue(value)
+        _pass("secretDefineXML")
+        made = connection.secretDefineXML(domains.secret(kind, server_id, disk.volume_id))
+        _pass("setValue")
+        made.setValue(value)
+
+
+def _pass(call: str) -> None:
+    if failpoints.watch is not None:
+        failpoints.watch(f"libvirt.{call}")
 
 
 @contextlib.contextmanager

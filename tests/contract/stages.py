@@ -282,7 +282,4 @@ class LibvirtStage(RealStage):
 
     def secrets(self) -> set[str]:
         """What libvirt keeps to open images with."""
-        connection = self.libvirt.connection()
-        found = {secret.UUIDString() for secret in connection.listAllSecrets()}
-        connection.close()
-        return found
+        return self.libvirt.secrets()

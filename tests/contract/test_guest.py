@@ -225,11 +225,8 @@ class LibvirtLab(RealLab):
         return {name: said.get(key) or int(name.endswith("-length")) for name, key in names.items()}
 
     def holdings(self, server_id: str) -> object:
-        connection = self.libvirt.connection()
-        secrets = {secret.UUIDString() for secret in connection.listAllSecrets()}
-        connection.close()
         config = domains.volumes(domains.parse(self.domain_of(server_id).tell("XMLDesc", 2)))
-        return super().holdings(server_id), {domains.target(disk) for disk in config.values()}, secrets
+        return super().holdings(server_id), {domains.target(disk) for disk in config.values()}, self.libvirt.secrets()
 
     def domain_of(self, server_id: str) -> Domain:
         guest = self.vms[server_id]

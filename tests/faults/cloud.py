@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is broken on purpose: two hosts of the API with several processes each, a Ceph, a PostgreSQL and guests.
+"""What is broken on purpose: two hosts of the API with several processes each, a Ceph, a PostgreSQL, a libvirt, guests.
 
 Both hosts are on this machine, and neither knows: each has a name of its own in its kernel's eyes, so they take each
 other's processes for ones that cannot be seen.
@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from backends.databases import Postgresql
 from backends.service import Answer, Service
 from lab.ceph import Ceph
 from lab.guest import Guest
+from lab.libvirt import Domain, Libvirt
 
-HOSTS, WORKERS, GUESTS = 2, 4, 2
+#: The last of the guests is libvirt's, the others have monitors.
+HOSTS, WORKERS, GUESTS = 2, 4, 3
 #: Seconds after which the work of a host that is silent is another's.
 LEASE = 8
 SECOND, BACKUPS = "second", "backups"
@@ -50,6 +54,7 @@ class Host(Service):
             },
             "ceph": {"backend_host": "everywhere"},
             "database": {"connection": cloud.url},
+            "guests": {"libvirt_uris": cloud.libvirt.uri, "libvirt_connect_timeout": 2, "libvirt_call_timeout": 5},
             SECOND: {
                 "rbd_ceph_conf": ceph.conf, "rbd_pool": SECOND, "backend_host": "everywhere",
                 "rados_connect_timeout": 3, "rados_mon_op_timeout": 3, "rados_osd_op_timeout": 3, "rbd_call_timeout": 4,
@@ -70,6 +75,7 @@ class Cloud:
     database: Postgresql
     url: str
     sockets: pathlib.Path
+    libvirt: Libvirt
     hosts: list[Host] = dataclasses.field(default_factory=list)
     guests: list[Guest] = dataclasses.field(default_factory=list)
 
@@ -93,11 +99,17 @@ def started(directory: pathlib.Path) -> Iterator[Cloud]:
             ceph.add_pool(pool)
         database = _Database()
         stack.callback(database.stop)
-        cloud = Cloud(ceph, database, database.blank(), directory / "sockets")
+        libvirt = Libvirt(pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clv-", dir="/var/tmp"))))
+        libvirt.directory.chmod(0o711)
+        stack.callback(libvirt.kill)
+        libvirt.start()
+        cloud = Cloud(ceph, database, database.blank(), directory / "sockets", libvirt)
+        small: dict[str, Any] = {"ports": 0, "scsi": True, "guest_os": False, "memory": 64}
         for number in range(GUESTS):
-            guest = Guest(
-                directory, f"vm{number}", sockets=cloud.sockets, ports=0, scsi=True, guest_os=False, memory=64
-            )
+            if number < GUESTS - 1:
+                guest = Guest(directory, f"vm{number}", sockets=cloud.sockets, **small)
+            else:
+                guest = Domain(libvirt, f"vm{number}", **small)
             stack.callback(guest.forget)
             guest.start()
             cloud.guests.append(guest)

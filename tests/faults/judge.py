@@ -19,6 +19,8 @@ from faults.cloud import BACKUPS, SECOND, Cloud
 from faults.data import Data
 from faults.driver import BACKUP, GROUP, GROUP_SNAPSHOT, SNAPSHOT, TENANTS, VOLUME, Thing
 from faults.report import Report
+from lab.guest import Guest
+from lab.libvirt import Domain
 from lab.process import LabError
 
 #: Seconds within which all comes to rest once nothing is broken any more, and within which all can be removed.
@@ -31,6 +33,10 @@ _CALM = frozenset({"available", "in-use"})
 _FAILED = frozenset({"error", "error_restoring", "error_extending", "error_managing"})
 _SNAPSHOT = re.compile(r"snapshot-([0-9a-f-]{36})")
 _OF_BACKUP = re.compile(r"backup\.([0-9a-f-]{36})\.snap")
+#: What a volume's disk is called in a guest with a monitor, and in one of libvirt's.
+_DISK = re.compile(r"(?:volume|ua)-([0-9a-f-]{36})")
+#: libvirt's flag for what a domain is started with (VIR_DOMAIN_XML_INACTIVE).
+_KEPT = 2
 Row = dict[str, Any]
 
 
@@ -40,6 +46,7 @@ class Judge:
     def __init__(self, cloud: Cloud, data: Data, report: Report, things: Sequence[Thing]) -> None:
         self._cloud, self._data, self._report, self._things = cloud, data, report, things
         self._engine = sqlalchemy.create_engine(cloud.url)
+        [self._libvirts] = [guest for guest in cloud.guests if isinstance(guest, Domain)]
 
     def judge(self) -> None:
         """All of it; what is wrong goes into the report."""
@@ -119,13 +126,18 @@ class Judge:
         }
         for guest in self._cloud.guests:
             try:
-                devices = guest.holdings()["devices"]
+                held = _disks(guest)
             except LabError as error:
                 found.append(str(error))
                 continue
-            held = {name.removeprefix("volume-") for name in devices if name.startswith("volume-")}
             if held != attached[guest.uuid]:
                 found.append(f"{guest.name} has {sorted(held)} and should have {sorted(attached[guest.uuid])}")
+        kept = set(_DISK.findall(self._libvirts.tell("XMLDesc", _KEPT)))
+        if kept != attached[self._libvirts.uuid]:
+            found.append(f"libvirt would start {self._libvirts.name} with {sorted(kept)}")
+        secrets, plugged = self._cloud.libvirt.secrets(), len(attached[self._libvirts.uuid])
+        if len(secrets) != plugged:
+            found.append(f"libvirt has the secrets {secrets} for {plugged} attachments")
         users, known = self._cloud.ceph.users(), sum(len(row["attachments"]) for row in volumes.values())
         if len(users) != known:
             found.append(f"there are cephx users {users} for {known} attachments")
@@ -302,8 +314,9 @@ class Judge:
             left += [f"{pool}: {name} in the trash" for name in self._cloud.ceph.trash(pool)]
             left += [f"{pool}: group {name}" for name in self._cloud.ceph.rbd("group", "ls", pool).split()]
         left += self._cloud.ceph.users()
+        left += [f"secret {name} of libvirt's" for name in self._cloud.libvirt.secrets()]
         for guest in self._cloud.guests:
-            left += [f"{name} in {guest.name}" for name in guest.holdings()["devices"] if name.startswith("volume-")]
+            left += [f"volume {name} in {guest.name}" for name in _disks(guest)]
         return left
 
     def _remove(self, kind: str, key: str, row: Row, user: str) -> None:
@@ -316,6 +329,11 @@ class Judge:
         elif kind != VOLUME or not row.get("group_id"):
             cascade = "?cascade=true" if kind == VOLUME else ""
             host.call("DELETE", f"/v3/{kind}/{key}{cascade}", user=user, version="3.71")
+
+
+def _disks(guest: Guest) -> set[str]:
+    """The volumes that a guest has now. Raises LabError."""
+    return {found[1] for name in guest.holdings()["devices"] if (found := _DISK.fullmatch(name))}
 
 
 def _servers(row: Row) -> list[str]:

@@ -34,7 +34,7 @@ class Saboteur(threading.Thread):
         self._faults: list[tuple[Callable[[], None], int]] = [
             (self._kill_worker, 6), (self._kill_host, 3), (self._die_at_points, 8), (self._pause_osd, 4),
             (self._pause_monitor, 3), (self._kill_osd, 2), (self._fill_up, 3), (self._cut_database, 4),
-            (self._stop_database, 2), (self._kill_guest, 3), (self._block_client, 3),
+            (self._stop_database, 2), (self._kill_guest, 4), (self._kill_libvirt, 2), (self._block_client, 3),
         ]  # fmt: skip
 
     def killed(self, host: int, since: float) -> bool:
@@ -59,6 +59,7 @@ class Saboteur(threading.Thread):
             self._cloud.ceph.resume_mon()
         self._cloud.ceph.start()
         self._cloud.ceph.command("osd", "set-full-ratio", "0.95")
+        self._cloud.libvirt.start()
         for guest in self._cloud.guests:
             guest.start()
         for host in self._cloud.hosts:
@@ -145,6 +146,12 @@ class Saboteur(threading.Thread):
         with self._restored(guest.start):
             guest.kill()
             self._report.fault("guest killed")
+            self._enough.wait(self._dice.uniform(0, 6))
+
+    def _kill_libvirt(self) -> None:
+        with self._restored(self._cloud.libvirt.start):
+            self._cloud.libvirt.kill()
+            self._report.fault("libvirtd killed")
             self._enough.wait(self._dice.uniform(0, 6))
 
     def _block_client(self) -> None:

@@ -126,6 +126,14 @@ class Libvirt:
 
         return libvirt.open(self.uri)
 
+    def secrets(self) -> set[str]:
+        """The ids of what disks are opened with."""
+        connection = self.connection()
+        try:
+            return {one.UUIDString() for one in connection.listAllSecrets()}
+        finally:
+            connection.close()
+
     def _signal(self, number: signal.Signals) -> None:
         pid = pid_in(self._pid_file, str(self._conf))
         if pid is None:  # And never 0, which would be this process with its whole group.
@@ -160,7 +168,9 @@ class Domain(guest.Guest):
     # -- life
 
     def start(self, *, wait_for_os: bool = True) -> None:
-        """Define and start it, or start what is defined. Raises LabError."""
+        """Define and start it, or start what is defined, if it does not run. Raises LabError."""
+        if self.running():
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         xml = self._xml()  # It makes the guests' file system too.
         self.libvirt.give(self.directory)
