@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import pathlib
+import sqlite3
 import threading
 
 import pytest
@@ -73,3 +75,23 @@ def test_only_what_can_be_repeated_is_not_waited_for(world: World) -> None:
         connection.execute(text("ALTER ROLE CURRENT_USER RESET synchronous_commit"))
         connection.commit()
     assert found == ["on", "off", "on"]
+
+
+def test_who_writes_elsewhere_is_waited_for_and_not_for_ever(world: World, tmp_path: pathlib.Path) -> None:
+    if not world.db.sqlite:
+        pytest.skip("the others have locks of their own")
+    file = tmp_path / "shared.sqlite"
+    ours = Database(f"sqlite:///{file}", 0.3)
+    theirs = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    with contextlib.closing(ours), contextlib.closing(theirs):
+        with ours.write() as session:
+            session.execute(text("CREATE TABLE told (word TEXT)"))
+        theirs.execute("BEGIN IMMEDIATE")
+        with pytest.raises(errors.DatabaseUnavailable), ours.write() as session:
+            session.execute(text("INSERT INTO told VALUES ('too early')"))
+        freed = threading.Timer(0.1, theirs.execute, ("ROLLBACK",))
+        freed.start()
+        with ours.write() as session:
+            session.execute(text("INSERT INTO told VALUES ('ours')"))
+        freed.join()
+        assert theirs.execute("SELECT word FROM told").fetchall() == [("ours",)]
