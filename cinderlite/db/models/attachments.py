@@ -30,6 +30,7 @@ class Attachment(Dated, Working, Recorded, Base):
         Index("attachments_unwritten", "unwritten"),
         Index("attachments_by_age", "created_at", "id"),
         Index("attachments_by_status", "status", "created_at", "id"),
+        Index("attachments_of_project_by_status", "project_id", "status", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

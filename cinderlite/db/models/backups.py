@@ -24,6 +24,7 @@ class Backup(Dated, Named, Working, Recorded, Base):
         Index("backups_busy", "busy", "lease_until"),
         Index("backups_unwritten", "unwritten"),
         Index("backups_by_status", "status", "created_at", "id"),
+        Index("backups_of_project_by_status", "project_id", "status", "created_at", "id"),
         Index("backups_by_name", "project_id", "name"),
         Index("backups_named", "name"),
     )

@@ -139,6 +139,8 @@ class Snapshot(Dated, Named, Working, Recorded, Base):
         Index("snapshots_unwritten", "unwritten"),
         Index("snapshots_by_group_snapshot", "group_snapshot_id"),
         Index("snapshots_by_status", "status", "created_at", "id"),
+        Index("snapshots_of_project_by_status", "project_id", "status", "created_at", "id"),
+        Index("snapshots_usage", "project_id", "consumes_quota", "volume_type_id", "volume_size"),
         Index("snapshots_by_name", "project_id", "name"),
         Index("snapshots_named", "name"),
     )
