@@ -166,7 +166,8 @@ def images(conf: cfg.ConfigOpts) -> Images | None:
     if not (conf.glance_api_servers or conf.glance.auth_type or with_keystone):
         return None
     if importlib.util.find_spec("openstack") is None:
-        LOG.warning("there is no image service for want of openstacksdk; install the extra 'glance'")
+        if conf.glance_api_servers or conf.glance.auth_type:
+            LOG.warning("there is no image service for want of openstacksdk; install the extra 'glance'")
         return None
     kind, name, interface = conf.glance_catalog_info.split(":")
     glance = Glance(

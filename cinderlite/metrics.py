@@ -49,7 +49,8 @@ CUT_OFF = prometheus_client.Counter(
     ["reason"],
 )
 SILENT_GUESTS = prometheus_client.Counter(
-    "cinderlite_silent_guests", "How often a server's monitor fell silent, so that it is left alone for a while"
+    "cinderlite_silent_guests",
+    "How often a server's monitor, or a host's libvirt, fell silent, so that it is left alone for a while",
 )
 FLATTENS_WAITING = prometheus_client.Gauge(
     "cinderlite_flattens_waiting",

@@ -401,6 +401,10 @@ class FakeHypervisor:
         guest = self.guests.get(server_id)
         return guest is None or (guest.gone and not guest.defined and not guest.kept)
 
+    def silent(self) -> Sequence[str]:
+        """Those that do not answer."""
+        return [f"the monitor of server {key} is silent" for key, guest in self.guests.items() if guest.silent]
+
     def listen(self, heard: Heard) -> None:
         """Who is told."""
         self.heard = heard

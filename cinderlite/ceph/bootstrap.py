@@ -72,7 +72,8 @@ def steps(wanted: Wanted) -> Iterator[Step]:
         yield Step(shlex.join(["rbd", *conf, "pool", "init", pool]), _Pool(pool).initialise)
     make = shlex.join(["ceph", *conf, "auth", "get-or-create", f"client.{wanted.user}", *wanted.caps])
     user = _User(wanted)
-    yield Step(f"(umask 077; {make} > {shlex.quote(str(wanted.keyring))})", user.make)
+    # Not redirected: a shell empties the file before it is known whether there will be anything to write.
+    yield Step(f"(umask 077; {make} -o {shlex.quote(str(wanted.keyring))})", user.make)
     for uri in wanted.libvirts:
         for uuid in wanted.secret_uuids:
             secret = Secret(uri, wanted.conffile, wanted.user, uuid)

@@ -23,6 +23,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from cinderlite import affinity, config, errors
+from cinderlite.api import keystone
 from cinderlite.db import migrate
 from cinderlite.keys import master
 
@@ -146,18 +147,13 @@ def check(conf: cfg.ConfigOpts) -> None:
             f"auth_strategy = noauth makes everybody an administrator, so it does not listen on "
             f"{conf.osapi_volume_listen}; set osapi_volume_listen = 127.0.0.1, or noauth_allow_remote = true"
         )
+    if conf.auth_strategy == "keystone" and not keystone.is_configured(conf):
+        raise errors.CinderliteError(
+            "auth_strategy = keystone, which is what is meant where nothing is said, needs the service's account in "
+            "[keystone_authtoken]: auth_type, auth_url and the like; without a Keystone set auth_strategy = http_basic"
+        )
     if conf.encryption.key_store == "database":
         master.read(pathlib.Path(conf.encryption.key_file))
-
-
-def check_tables(conf: cfg.ConfigOpts) -> None:
-    """Refuse tables of an earlier release. Raises errors.CinderliteError with what to do."""
-    have = migrate.version(config.database_url(conf))
-    if not migrate.serves(have):
-        raise errors.CinderliteError(
-            f"the tables are at {have or 'nothing'}, and this release needs {migrate.newest()}: "
-            "cinderlite-manage db upgrade"
-        )
 
 
 def _share_metrics(conf: cfg.ConfigOpts) -> None:
@@ -191,7 +187,7 @@ def main() -> int:
     try:
         conf = config.load(argv)
         check(conf)
-        check_tables(conf)
+        migrate.require(migrate.version(config.database_url(conf)))
     except (errors.CinderliteError, cfg.Error) as error:
         print(f"cinderlite-api: {error}", file=sys.stderr)
         return 1

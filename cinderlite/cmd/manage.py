@@ -33,6 +33,7 @@ from cinderlite.core import (
     mirrors,
     purge,
     rebuild,
+    services,
     undelete,
 )
 from cinderlite.core.progress import Progress
@@ -72,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="a client in Ceph that is that server's, as `rbd status` names it, where the service cannot tell",
     )
+    parts = groups.add_parser("service", help="hosts of the service").add_subparsers(dest="action", required=True)
+    gone = _add(parts, "remove", _remove_service, "forget a host that is gone for good")
+    gone.add_argument("host", metavar="HOST", help="its name, as `openstack volume service list` has it")
     one = _add(groups, "explain", _explain, "tell all that is known of a volume")
     one.add_argument("volume", metavar="VOLUME", help="its id or its name")
     _as_json(one)
@@ -155,9 +159,12 @@ def _days(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _world(conf: cfg.ConfigOpts) -> Iterator[World]:
+def _world(conf: cfg.ConfigOpts, *, tables: bool = True) -> Iterator[World]:
     world = app.real_world(conf)
     try:
+        if tables:
+            with world.db.look() as connection:
+                migrate.require(migrate.version_of(connection))
         yield world
     finally:
         world.guests.close()
@@ -258,6 +265,12 @@ def _force_detach(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _remove_service(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
+    with _world(conf) as world:
+        print(f"{arguments.host}: {services.remove(world, arguments.host)} services removed")
+    return 0
+
+
 def _explain(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
     with _world(conf) as world:
         told = explain.explain(world, arguments.volume)
@@ -288,7 +301,7 @@ def _rebuild(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
 
 
 def _check(conf: cfg.ConfigOpts, arguments: argparse.Namespace) -> int:
-    with _world(conf) as world:
+    with _world(conf, tables=False) as world:
         found = list(checkup.check(world))
     _tell(found, as_json=arguments.json)
     return int(any(one.level == checkup.PROBLEM for one in found))

@@ -44,8 +44,10 @@ def _ceph(backend: Backend) -> Finding:
 
 def _guests(world: World) -> Finding:
     found = world.guests.servers()
+    if silent := world.guests.silent():
+        return "Guests", WARNING, f"{len(found)} servers, but {'; '.join(silent)}"
     if not found:
-        return "Guests", WARNING, "no server was found in qmp_socket_directory"
+        return "Guests", WARNING, "no server was found"
     return "Guests", OK, f"{len(found)} servers"
 
 

@@ -502,6 +502,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return False
         conn.sock.begin(conn.parser.unreader.take_buffered())
         conn.sock.await_more(_LINGER)
+        # It has the time-out of its answer, for which Python would wait whatever the flags of a call say.
+        conn.sock.setblocking(False)
         return conn.sock.listen_on(self.body_most) == "whole" and not self.app.admission.is_full
 
     def finish_request(self, conn: TConn, fs: concurrent.futures.Future[Any]) -> None:

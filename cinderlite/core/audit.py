@@ -125,7 +125,12 @@ def _of(world: World, backend: Backend, progress: Progress) -> list[Finding]:
 
 def _users(world: World, backend: Backend) -> Iterator[Finding]:
     """What the service's own sweep would remove, if it ran and were let."""
-    for user in cephx_users.leftovers(world, backend):
+    for user, what in cephx_users.leftovers(world, backend).items():
+        if cephx_users.may_be_open(world, what):
+            open_ = f"server {what.get('server')} has it, or cannot be asked, and there is no attachment"
+            remedy = "cinderlite-manage rebuild --add makes one; else have the server let it go"
+            yield Finding("unknown-attachment", backend.name, f"volume {what.get('volume')}", open_, remedy)
+            continue
         remedy = f"the service removes it within a minute; by hand: ceph auth del client.{user}"
         yield Finding("leaked-user", backend.name, f"client.{user}", "a cephx user that no attachment has", remedy)
 

@@ -207,12 +207,19 @@ def sweep(world: World, before: Swept, most: float = UNEXPLAINED_FOR) -> Swept:
     for backend in world.backends.values():
         try:
             looked = time.monotonic()
-            for user in leftovers(world, backend):
+            for user, what in leftovers(world, backend).items():
                 since = before.suspects.get(user, looked)
-                if user in before.suspects and looked - since >= most:
-                    removed += _remove(world, backend, user)
-                else:
+                if user not in before.suspects or looked - since < most:
                     suspects[user] = since
+                elif may_be_open(world, what):
+                    suspects[user] = looked
+                    LOG.warning(
+                        "cephx user %s: server %s has volume %s or cannot be asked, and no attachment says so; "
+                        "cinderlite-manage rebuild --add makes one of a record or of what the server says",
+                        user, what.get("server"), what.get("volume"),
+                    )  # fmt: skip
+                else:
+                    removed += _remove(world, backend, user)
         except (errors.Unavailable, errors.BackendError) as error:
             if isinstance(error, errors.DatabaseUnavailable):
                 raise
@@ -228,13 +235,26 @@ def _remove(world: World, backend: Backend, user: str) -> bool:
     return True
 
 
-def leftovers(world: World, backend: Backend, only: str = "") -> list[str]:
-    """The users of this service in a back end's list that nothing explains."""
+def may_be_open(world: World, what: Mapping[str, Any]) -> bool:
+    """Whether the server that a user was made for has the volume though no row says so, or cannot be asked.
+
+    So it is after the database was put back to what it was before the attachment.
+    """
+    try:
+        return str(what.get("volume")) in world.guests.find(str(what.get("server")), fresh=False).disks()
+    except (errors.ServerNotFound, errors.GuestGone):
+        return False
+    except errors.Unavailable:
+        return True
+
+
+def leftovers(world: World, backend: Backend, only: str = "") -> dict[str, dict[str, Any]]:
+    """The users of this service in a back end's list that nothing explains, with what the list says of each."""
     # The list first: a row goes after its user.
     listed = backend.cluster.users()
     ours = f"{backend.cluster.user}.{_database(world)}."
     mine = {user: _read(what) for user, what in listed.items() if user.startswith(ours) and only in ("", user)}
-    return list(_unexplained(world, backend, mine)) if mine else []
+    return {user: mine[user] for user in _unexplained(world, backend, mine)} if mine else {}
 
 
 def _read(what: bytes) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from cinderlite.core import cephx_users
 
 #: How bad it is: as it should be, worth knowing, to be put right.
 OK, HINT, PROBLEM = "ok", "hint", "problem"
+#: What helps where pool, user or rights are missing; it leaves what is there.
+_BOOTSTRAP = "cinderlite-manage ceph bootstrap makes what is missing, or tells what changes the user's rights"
 PREFIX = "cinderlite-check-"
 #: Where clones are tried if those of projects are in namespaces; empty, it stays. No project's is called so.
 NAMESPACE = "cinderlite.check"
@@ -92,7 +94,7 @@ class _Checkup:
             yield self._good("connection", f"pool {cluster.pool} answers in {seconds * 1000:.0f} ms")
             facts = cluster.examine(self._alike)
         except (errors.Unavailable, errors.CephError) as error:
-            remedy = f"see that {cluster.conffile} and the keyring are right; {self._bootstrap} makes pool and user"
+            remedy = f"see that Ceph runs, and that {cluster.conffile} and the keyring are right; {_BOOTSTRAP}"
             yield self._bad("connection", str(error), remedy)
             return
         yield self._release(facts)
@@ -164,7 +166,7 @@ class _Checkup:
 
     def _caps(self) -> str:
         if self._cluster.user in (None, "admin"):
-            return f"give the service a user of its own: {self._bootstrap}"
+            return f"give the service a user of its own (rbd_user): {_BOOTSTRAP}"
         makes_users = self._users not in (None, cephx_users.SERVICE)
         caps = rights.of_service(self._cluster.user, sorted(self._alike), makes_users=makes_users)
         return shlex.join(["ceph", "auth", "caps", rights.entity(self._cluster.user), *caps])
@@ -216,10 +218,6 @@ class _Checkup:
             return
         for name, command in sorted(left.items()):
             yield self._hint("trial", f"{name} is left of a check", command)
-
-    @property
-    def _bootstrap(self) -> str:
-        return f"cinderlite-manage ceph bootstrap --dry-run --pool {self._cluster.pool} --user {self._cluster.user}"
 
     def _good(self, subject: str, what: str) -> Finding:
         return Finding(OK, self._name, subject, what)

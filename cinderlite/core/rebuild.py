@@ -109,6 +109,8 @@ class _Making:
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
         self.made: collections.Counter[str] = collections.Counter()
+        #: Ids of the volumes that got an attachment.
+        self._attached: set[str] = set()
 
     def all(self, session: Session) -> None:
         """Make all rows."""
@@ -135,6 +137,7 @@ class _Making:
         self._session.add_all(rows)
         self._session.flush()
         self.made[word] += len(rows)
+        self._attached |= {row.volume_id for row in rows if isinstance(row, models.Attachment)}
 
     # -- volumes
 
@@ -284,6 +287,8 @@ class _Making:
             row = self._session.get_one(models.Volume, volume_id)
             if row.status in holders.FOLLOWING | _PASSING and not row.deleted:
                 row.status = holders.status(held.get(volume_id, ()))
+        for volume_id in self._attached - self._survey.volumes.keys():  # It was there before.
+            holders.follow(self._session, volume_id)
 
 
 def _settled(machine: Machine, record: Record) -> str:

@@ -54,6 +54,25 @@ def is_up(ctx: Context, service: models.Service) -> bool:
     return bool(age.total_seconds() < ctx.settings.service_down_after)
 
 
+def remove(world: World, host: str) -> int:
+    """Forget a host that is gone for good, with its back ends; how many parts that were.
+
+    Raises HostNotFound, and Conflict for one that has given a sign of life lately.
+    """
+    table = models.Service
+    with world.db.write() as session:
+        named = table.host == host, table.host.startswith(f"{host}@", autoescape=True)
+        found = session.scalars(select(table).where(or_(*named))).all()
+        if not found:
+            raise errors.HostNotFound(host)
+        now = session.scalars(select(clock.utcnow())).one()
+        if any((now - one.updated_at).total_seconds() < world.settings.service_down_after for one in found):
+            raise errors.Conflict(f"Host {host} is alive; it would be here again at once.")
+        for one in found:
+            session.delete(one)
+    return len(found)
+
+
 def is_here(ctx: Context, service: models.Service) -> bool:
     """Whether this host plays the part."""
     mine = {ctx.settings.host, *(f"{one.host}@{name}" for name, one in ctx.world.backends.items())}

@@ -309,6 +309,8 @@ class Survey:
             with contextlib.suppress(errors.GuestGone, errors.ServerNotFound, errors.Unavailable):
                 disks = self._world.guests.find(server.id, fresh=False).disks()
                 self.guests[server.id] = server.host, disks
+        for sentence in self._world.guests.silent():
+            self.note("guests", "-", "servers", sentence, "its attachments are as they were written down")
 
 
 def _image_id(record: Record) -> str | None:

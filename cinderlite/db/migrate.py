@@ -35,7 +35,13 @@ def _exact(element: CreateTable, compiler: MySQLDDLCompiler, **options: Any) -> 
 
 
 def upgrade(url: str, step: str = "head") -> None:
-    """Run the steps up to `step` that the database has not seen yet. Raises DatabaseUnavailable."""
+    """Run the steps up to `step` that the database has not seen yet; none on tables of a later release.
+
+    Raises DatabaseUnavailable.
+    """
+    have = version(url)
+    if have != newest() and serves(have):
+        return
     try:
         alembic.command.upgrade(_config(url), step)
     except exc.OperationalError as error:
@@ -56,13 +62,26 @@ def serves(have: str | None) -> bool:
     return have == newest() or (have is not None and have not in known)
 
 
+def require(have: str | None) -> None:
+    """Refuse tables of an earlier release. Raises CinderliteError with what to do."""
+    if not serves(have):
+        raise errors.CinderliteError(
+            f"the tables are at {have or 'nothing'}, and this release needs {newest()}: cinderlite-manage db upgrade"
+        )
+
+
 def version(url: str) -> str | None:
     """The last step that the database has seen; None for an empty one. Raises DatabaseUnavailable."""
     engine = sqlalchemy.create_engine(url)
     try:
         with engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return version_of(connection)
     except exc.OperationalError as error:
         raise errors.DatabaseUnavailable from error
     finally:
         engine.dispose()
+
+
+def version_of(connection: sqlalchemy.Connection) -> str | None:
+    """The same of a database that there is a connection to."""
+    return MigrationContext.configure(connection).get_current_revision()

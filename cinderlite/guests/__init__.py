@@ -258,6 +258,9 @@ class Hypervisor(Protocol):
         Not one that is shut off or restarted, or that cannot be asked now.
         """
 
+    def silent(self) -> Sequence[str]:
+        """Who could not be asked when that was last tried, and why, a sentence each; their servers may be missing."""
+
     def listen(self, heard: Heard) -> None:
         """Have `heard` called with a server that has begun or ended, or has let the disk of a volume go.
 

@@ -16,13 +16,16 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from cinderlite import errors
+from cinderlite import errors, metrics
 from cinderlite.guests import disks, threads
+
+LOG = logging.getLogger(__name__)
 
 #: Seconds between two questions of a quiet connection whether the other end lives; after three without an answer it is
 #: broken, and with it every call over it ends.
@@ -134,10 +137,12 @@ class Daemon:
         try:
             if self._connection is None:
                 self._connection = self._run(_CONNECT, self._open, self.connect_timeout, self._part)
+                if self.silent:
+                    LOG.info("libvirt at %s answers again", self.uri)
                 self._resting = 0.0, ""
         except (TimeoutError, _Dead, errors.GuestUnreachable) as error:
             why = str(error) if isinstance(error, _Dead) else "no answer in time"
-            self._resting = time.monotonic() + REST, f"libvirt at {self.uri} cannot be reached: {why}"
+            self._rest(REST, why)
             raise errors.GuestUnreachable(server_id, self._resting[1]) from None
         finally:
             self._connecting.release()
@@ -188,8 +193,20 @@ class Daemon:
         with self._connecting:
             if self._connection is connection:
                 self._connection = None
-                self._resting = time.monotonic() + REST / 5, f"libvirt at {self.uri} cannot be reached: {why}"
+                self._rest(REST / 5, why)
         self._part(connection)
+
+    @property
+    def silent(self) -> str:
+        """Why it could not be reached when that was last tried; empty if it could."""
+        return self._resting[1]
+
+    def _rest(self, seconds: float, why: str) -> None:
+        sentence = f"libvirt at {self.uri} cannot be reached: {why}"
+        if not self.silent:
+            LOG.warning("%s", sentence)
+            metrics.SILENT_GUESTS.inc()
+        self._resting = time.monotonic() + seconds, sentence
 
     def _part(self, connection: Any) -> None:
         if connection is not None:

@@ -148,6 +148,10 @@ class LibvirtHypervisor:
             return False
         return False
 
+    def silent(self) -> Sequence[str]:
+        """See `guests.Hypervisor.silent`."""
+        return [self._daemon.silent] if self._daemon.silent else []
+
     def listen(self, heard: Heard) -> None:
         """See `guests.Hypervisor.listen`: from the first question on, and while there is a connection."""
         self._heard = heard

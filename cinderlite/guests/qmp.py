@@ -234,6 +234,11 @@ class QmpHypervisor:
         # Where files are in memory, all are missing after a start of this host, and that tells nothing.
         return server_id in self._seen or ago < time.clock_gettime(time.CLOCK_BOOTTIME) or not volatile
 
+    def silent(self) -> Sequence[str]:
+        """See `guests.Hypervisor.silent`."""
+        machines = list(self._machines.values())
+        return [f"the monitor of server {one.id} is silent: {one.silent}" for one in machines if one.silent]
+
     def listen(self, heard: Heard) -> None:
         """See `guests.Hypervisor.listen`: no monitor is listened to all the time, since it has one client at a time."""
 

@@ -65,6 +65,10 @@ class SeveralHypervisors:
         answers, refusals = self._all(lambda member: member.ended(server_id, ago))
         return all(answers) and not refusals
 
+    def silent(self) -> Sequence[str]:
+        """See `guests.Hypervisor.silent`."""
+        return [sentence for member in self.members for sentence in member.silent()]
+
     def listen(self, heard: Heard) -> None:
         """See `guests.Hypervisor.listen`."""
         for member in self.members:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 from typing import Any
@@ -77,6 +78,22 @@ def test_a_host_that_is_silent_is_down(admin: Client, world: World) -> None:
         ago = models.utcnow() - datetime.timedelta(seconds=world.settings.service_down_after + 1)
         session.execute(sqlalchemy.update(models.Service).values(updated_at=ago))
     assert row(admin)["state"] == "down"
+
+
+def test_a_host_that_is_gone_is_forgotten_and_one_that_lives_is_not(admin: Client, world: World) -> None:
+    services.beat(dataclasses.replace(world, settings=dataclasses.replace(world.settings, host="lost")))
+    with pytest.raises(errors.Conflict, match="alive"):
+        services.remove(world, "lost")
+    with world.db.write() as session:
+        lost = models.Service.host.like("lost%")
+        session.execute(sqlalchemy.update(models.Service).where(lost).values(updated_at=datetime.datetime(2026, 1, 1)))  # noqa: DTZ001 -- naive UTC
+    before = len(admin.get("/v3/os-services").json["services"])
+    assert services.remove(world, "lost") >= 2
+    shown = admin.get("/v3/os-services").json["services"]
+    assert "lost" not in {one["host"].partition("@")[0] for one in shown}
+    assert len(shown) < before
+    with pytest.raises(errors.HostNotFound):
+        services.remove(world, "lost")
 
 
 def test_a_back_end_whose_ceph_is_silent_is_down(admin: Client, cluster: FakeCluster) -> None:

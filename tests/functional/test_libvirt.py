@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,7 @@ from backends.service import Service
 from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.libvirt import Domain, Libvirt
-from lab.process import wait
+from lab.process import LabError, wait
 
 pytestmark = pytest.mark.real
 
@@ -105,6 +106,9 @@ def test_a_libvirt_that_dies_takes_nothing_with_it(
         service.stop()
         service.start()
         assert domain.uuid not in statuses(service)
+        assert f"{libvirt.uri} cannot be reached" in service.tail()
+        with pytest.raises(LabError, match=f"Guests: Warning: .*{re.escape(libvirt.uri)} cannot be reached"):
+            service.status("upgrade", "check")
         assert service.call("GET", f"/v2.1/servers/{domain.uuid}").status == 503
         assert service.call("GET", f"/v2.1/servers/{uuid.uuid4()}").status == 503
         assert service.call("GET", "/v2.1/servers/linux").status == 404

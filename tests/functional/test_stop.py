@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import os
 import pathlib
@@ -67,6 +68,16 @@ def _refused(service: OverFakes) -> bool:
     except OSError:
         return False
     return False
+
+
+def test_who_keeps_a_connection_open_keeps_nobody_waiting(service: OverFakes) -> None:
+    service.configure({"DEFAULT": {"client_socket_timeout": 300}})
+    service.begin()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as kept:
+        kept.request("GET", "/v3/")
+        assert kept.getresponse().read()
+        service.terminate()
+        assert service.ended() == 0
 
 
 def test_another_process_goes_on_with_a_job_at_once(service: OverFakes, glance: FakeGlance) -> None:

@@ -8,6 +8,7 @@ import pathlib
 
 import bcrypt
 import pytest
+from oslo_config import cfg
 
 from cinderlite import errors
 from cinderlite.api import auth
@@ -85,4 +86,12 @@ def test_noauth_listens_on_loopback_only(tmp_path: pathlib.Path) -> None:
         with pytest.raises(errors.CinderliteError, match="noauth"):
             api.check(conf)
     conf.set_override("noauth_allow_remote", True)
+    api.check(conf)
+
+
+def test_keystone_without_an_account_for_the_service_is_refused(conf: cfg.ConfigOpts) -> None:
+    conf.set_override("auth_strategy", "keystone")
+    with pytest.raises(errors.CinderliteError, match=r"\[keystone_authtoken\].*http_basic"):
+        api.check(conf)
+    conf.set_override("auth_type", "password", "keystone_authtoken")
     api.check(conf)

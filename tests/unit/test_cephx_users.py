@@ -444,10 +444,11 @@ def lose(world: World, row: models.Attachment) -> None:
 
 
 def test_users_that_no_row_explains_are_found_and_removed(
-    ctx: Context, world: World, cluster: FakeCluster, server: Server
+    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
 ) -> None:
     stays, goes = attached(ctx, server), attached(ctx, server)
     lose(world, goes)
+    hypervisor.guests[server.id].held.pop(goes.volume_id)
     left = cephx_users.user_of(str(goes.cephx_name), cluster)
     # Another service's, with another database, on the same pool.
     foreign = f"cinderlite.00000000.{goes.id}.00000000"
@@ -461,7 +462,7 @@ def test_users_that_no_row_explains_are_found_and_removed(
 
 
 def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
-    ctx: Context, world: World, cluster: FakeCluster, server: Server
+    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
 ) -> None:
     row = attached(ctx, server)
     lose(world, row)
@@ -472,7 +473,16 @@ def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
     with world.db.write() as session:
         session.add(adopted)
     assert swept(world) == 0
+    # A database that was put back to what it was before the attachment: the disk would stop.
     lose(world, adopted)
+    guest = hypervisor.guests[server.id]
+    for guest.silent in (False, True):
+        assert swept(world) == 0
+        [finding] = audit.audit(world)
+        assert finding.kind == "unknown-attachment"
+        assert row.volume_id in str(finding)
+    guest.silent = False
+    guest.held.clear()
     assert swept(world) == 1
     assert cluster.made_users == {}
 

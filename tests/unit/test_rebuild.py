@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from backends.databases import Databases
 from cinderlite import errors
@@ -160,6 +160,25 @@ def test_only_into_an_empty_database(client: Client, world: World, databases: Da
     assert sum(rebuild(world, silent, add=True).made.values()) == 0
     assert client.get(f"/v3/volumes/{first['id']}").json["volume"]["name"] == "changed"
     assert client.get(f"/v3/volumes/{first['id']}").json["volume"]["volume_type"] == "__DEFAULT__"
+
+
+def test_what_was_attached_after_a_dump_that_was_put_back(
+    client: Client, world: World, hypervisor: FakeHypervisor
+) -> None:
+    """The volume is in the database, its attachment is in the guest and in Ceph."""
+    volume, server = client.volume()["id"], hypervisor.add_server("vm", PROJECT).id
+    path = f"/v2.1/servers/{server}/os-volume_attachments"
+    assert client.post(path, {"volumeAttachment": {"volumeId": volume}}).status_code == 200
+    record(world)
+    with world.db.write() as session:
+        session.execute(delete(models.Attachment))
+        session.execute(update(models.Volume).values(status="available"))
+    assert rebuild(world, silent, add=True).made["attachments"] == 1
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "in-use"
+    assert client.delete(f"{path}/{volume}").status_code == 202
+    settle(world)
+    assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
 
 
 def test_a_dry_run_makes_nothing(client: Client, world: World, databases: Databases) -> None:
