@@ -100,11 +100,16 @@ class _Rows:
 
 
 def audit(world: World, progress: Progress = silent, *, repair: bool = False) -> Iterator[Finding]:
-    """What does not fit, of all back ends; with `repair` what can be put right without losing data is."""
+    """What does not fit, of all back ends; with `repair` what can be put right without losing data is.
+
+    Raises DatabaseUnavailable.
+    """
     for backend in world.backends.values():
         try:
             found = [*_of(world, backend, progress), *_users(world, backend)]
         except (errors.Unavailable, errors.CephError) as error:
+            if isinstance(error, errors.DatabaseUnavailable):
+                raise  # Of none of them anything could be said.
             found = [
                 Finding("unreachable", backend.name, backend.cluster.pool, str(error), "cinderlite-manage ceph check")
             ]

@@ -458,7 +458,8 @@ class QmpHypervisor:
 
     def _leave_alone(self, machine: _Machine, why: str) -> None:
         if not machine.silent:
-            LOG.warning("the monitor of server %s (%s) is silent: %s", machine.id, machine.path.name, why)
+            file = machine.path.with_suffix(".json") if machine.is_remote else machine.path
+            LOG.warning("the monitor of server %s (%s) is silent: %s", machine.id, file.name, why)
             metrics.SILENT_GUESTS.inc()
         machine.silent, machine.rests_until = why, time.monotonic() + self._rest
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import uuid
 from typing import Any
@@ -11,10 +13,12 @@ import pytest
 from sqlalchemy import update
 
 from cinderlite import app as composition
+from cinderlite import errors
 from cinderlite.cmd import manage
 from cinderlite.context import World
 from cinderlite.core import audit, explain
 from cinderlite.db import models
+from cinderlite.db.session import Database
 from cinderlite.keys import luks
 from conftest import Client, cluster_of, settle
 from fakes_cluster import FakeCluster
@@ -247,3 +251,9 @@ def test_the_command(
     assert done == 0
     [told] = json.loads(text)
     assert (told["kind"], told["repairable"], told["repaired"]) == ("wrong-size", True, True)
+
+
+def test_without_the_database_it_is_not_ceph_that_is_to_blame(world: World) -> None:
+    nowhere = Database("postgresql+psycopg://nobody@127.0.0.1:1/nothing", 1)
+    with contextlib.closing(nowhere), pytest.raises(errors.DatabaseUnavailable):
+        list(audit.audit(dataclasses.replace(world, db=nowhere)))
