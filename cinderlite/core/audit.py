@@ -131,7 +131,7 @@ def _of(world: World, backend: Backend, progress: Progress) -> list[Finding]:
 def _users(world: World, backend: Backend) -> Iterator[Finding]:
     """What the service's own sweep would remove, if it ran and were let."""
     for user, what in cephx_users.leftovers(world, backend).items():
-        if cephx_users.may_be_open(world, what):
+        if cephx_users.may_be_open(world, backend, what):
             open_ = f"server {what.get('server')} has it, or cannot be asked, and there is no attachment"
             remedy = "cinderlite-manage rebuild --add makes one; else have the server let it go"
             yield Finding("unknown-attachment", backend.name, f"volume {what.get('volume')}", open_, remedy)

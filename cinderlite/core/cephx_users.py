@@ -211,7 +211,7 @@ def sweep(world: World, before: Swept, most: float = UNEXPLAINED_FOR) -> Swept:
                 since = before.suspects.get(user, looked)
                 if user not in before.suspects or looked - since < most:
                     suspects[user] = since
-                elif may_be_open(world, what):
+                elif may_be_open(world, backend, what):
                     suspects[user] = looked
                     LOG.warning(
                         "cephx user %s: server %s has volume %s or cannot be asked, and no attachment says so; "
@@ -235,11 +235,16 @@ def _remove(world: World, backend: Backend, user: str) -> bool:
     return True
 
 
-def may_be_open(world: World, what: Mapping[str, Any]) -> bool:
-    """Whether the server that a user was made for has the volume though no row says so, or cannot be asked.
+def may_be_open(world: World, backend: Backend, what: Mapping[str, Any]) -> bool:
+    """Whether it is the database that forgot an attachment, since it was put back to what it was before that.
 
-    So it is after the database was put back to what it was before the attachment.
+    Then the attachment's record is there, which goes with a detach, and its server has the volume or cannot be asked.
+    What the server says is not enough: one that was broken into could keep for ever what it was to give back.
     """
+    attachment_id = str(what.get("attachment"))
+    key = records.key_of(models.Attachment.__tablename__, attachment_id)
+    if key not in backend.cluster.entries(records.object_of(attachment_id)):
+        return False
     try:
         return str(what.get("volume")) in world.guests.find(str(what.get("server")), fresh=False).disks()
     except (errors.ServerNotFound, errors.GuestGone):

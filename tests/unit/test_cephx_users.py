@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from cinderlite import errors
 from cinderlite.context import Context, World
 from cinderlite.core import attachments, audit, cephx_users, checkup, explain, fencing, moves, records, volumes
+from cinderlite.core.recorder import Recorder
 from cinderlite.db import models
 from cinderlite.guests import Server
 from conftest import PROJECT, cluster_of, settle
@@ -444,11 +446,10 @@ def lose(world: World, row: models.Attachment) -> None:
 
 
 def test_users_that_no_row_explains_are_found_and_removed(
-    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
+    ctx: Context, world: World, cluster: FakeCluster, server: Server
 ) -> None:
     stays, goes = attached(ctx, server), attached(ctx, server)
     lose(world, goes)
-    hypervisor.guests[server.id].held.pop(goes.volume_id)
     left = cephx_users.user_of(str(goes.cephx_name), cluster)
     # Another service's, with another database, on the same pool.
     foreign = f"cinderlite.00000000.{goes.id}.00000000"
@@ -462,7 +463,7 @@ def test_users_that_no_row_explains_are_found_and_removed(
 
 
 def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
-    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
+    ctx: Context, world: World, cluster: FakeCluster, server: Server
 ) -> None:
     row = attached(ctx, server)
     lose(world, row)
@@ -473,8 +474,19 @@ def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
     with world.db.write() as session:
         session.add(adopted)
     assert swept(world) == 0
-    # A database that was put back to what it was before the attachment: the disk would stop.
     lose(world, adopted)
+    assert swept(world) == 1, "what is detached goes, whatever its server says"
+    assert cluster.made_users == {}
+
+
+def test_an_attachment_that_a_database_forgot_keeps_its_user_while_the_guest_has_the_disk(
+    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
+) -> None:
+    """As after a dump of before it was put back: the disk would stop."""
+    row = attached(ctx, server)
+    Recorder(world).once()
+    with world.db.write() as session:
+        session.execute(sqlalchemy.delete(models.Attachment))  # Nobody notes that the record is to go.
     guest = hypervisor.guests[server.id]
     for guest.silent in (False, True):
         assert swept(world) == 0
