@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Sequence
 
+from keystoneauth1 import loading
 from keystonemiddleware import opts as keystonemiddleware_opts
 from oslo_config import cfg
 from oslo_log import log
@@ -566,6 +567,12 @@ def _refuse_open_files(conf: cfg.ConfigOpts) -> None:
         for file in sorted(place.glob("*.conf")) if place.is_dir() else [place]:
             if private.is_open(file) and _SECRET.search(file.read_text(encoding="utf-8")):
                 private.refuse_open(file, "passwords")
+
+
+def logs_in(conf: cfg.ConfigOpts) -> bool:
+    """Whether it is said how the service logs in at Keystone, without which that can be asked nothing."""
+    loading.register_auth_conf_options(conf, "keystone_authtoken")
+    return bool(conf.keystone_authtoken.auth_type or conf.keystone_authtoken.auth_section)
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:

@@ -517,6 +517,10 @@ class FakeCluster(Cluster):
 
         self._change(name, step)
 
+    def has_entry(self, name: str, key: str) -> bool:
+        self.check()
+        return key in self.omaps.get(name, {})
+
     def entries(self, name: str) -> dict[str, bytes]:
         self.check()
         return dict(self.omaps.get(name, {}))

@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from keystoneauth1 import loading
 from keystonemiddleware import auth_token
 from oslo_config import cfg
 
@@ -29,12 +28,6 @@ REMEMBERED = 10.0
 REMEMBERED_MOST = 1024
 #: Key of a request's WSGI environment: its tokens as they came, a user's and a service's.
 _TOKENS = "cinderlite.tokens"
-
-
-def is_configured(conf: cfg.ConfigOpts) -> bool:
-    """Whether it is said how the service logs in, without which the middleware can ask nobody."""
-    loading.register_auth_conf_options(conf, "keystone_authtoken")
-    return bool(conf.keystone_authtoken.auth_type or conf.keystone_authtoken.auth_section)
 
 
 class Keystone:

@@ -72,8 +72,9 @@ def steps(wanted: Wanted) -> Iterator[Step]:
         yield Step(shlex.join(["rbd", *conf, "pool", "init", pool]), _Pool(pool).initialise)
     make = shlex.join(["ceph", *conf, "auth", "get-or-create", f"client.{wanted.user}", *wanted.caps])
     user = _User(wanted)
-    # Not redirected: a shell empties the file before it is known whether there will be anything to write.
-    yield Step(f"(umask 077; {make} -o {shlex.quote(str(wanted.keyring))})", user.make)
+    # Into another file first: the one that is there would be emptied before it is known whether Ceph gives anything.
+    new = shlex.quote(f"{wanted.keyring}.new")
+    yield Step(f"(umask 077; {make} > {new} && mv {new} {shlex.quote(str(wanted.keyring))})", user.make)
     for uri in wanted.libvirts:
         for uuid in wanted.secret_uuids:
             secret = Secret(uri, wanted.conffile, wanted.user, uuid)

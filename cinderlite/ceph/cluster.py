@@ -780,6 +780,10 @@ class Cluster:
         """Store entries, by key, of an object of the pool and remove those that are `gone`, all at once."""
         self._call("put_entries", lambda c: objects.put_entries(c.ioctx, name, entries, gone), name)
 
+    def has_entry(self, name: str, key: str) -> bool:
+        """Whether an object of the pool has an entry; not if there is no such object."""
+        return bool(self._call("has_entry", lambda c: objects.has_entry(c.ioctx, name, key), name))
+
     def entries(self, name: str) -> dict[str, bytes]:
         """All entries of an object of the pool; none if there is no such object."""
         return self._bulk("entries", lambda c: objects.entries(c.ioctx, name))

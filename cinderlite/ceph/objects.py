@@ -52,6 +52,17 @@ def put_entries(ioctx: Any, name: str, entries: Mapping[str, bytes], gone: Colle
         ioctx.operate_write_op(operation, name)
 
 
+def has_entry(ioctx: Any, name: str, key: str) -> bool:
+    """Whether an object has an entry; not if there is no such object."""
+    import rados
+
+    with contextlib.suppress(rados.ObjectNotFound), rados.ReadOpCtx() as operation:
+        found, _ = ioctx.get_omap_vals_by_keys(operation, (key,))
+        ioctx.operate_read_op(operation, name)
+        return any(True for _ in found)
+    return False
+
+
 def entries(ioctx: Any, name: str) -> dict[str, bytes]:
     """All entries of an object by key; none if there is no such object."""
     import rados

@@ -23,7 +23,6 @@ from oslo_config import cfg
 from oslo_log import log
 
 from cinderlite import affinity, config, errors
-from cinderlite.api import keystone
 from cinderlite.db import migrate
 from cinderlite.keys import master
 
@@ -147,7 +146,7 @@ def check(conf: cfg.ConfigOpts) -> None:
             f"auth_strategy = noauth makes everybody an administrator, so it does not listen on "
             f"{conf.osapi_volume_listen}; set osapi_volume_listen = 127.0.0.1, or noauth_allow_remote = true"
         )
-    if conf.auth_strategy == "keystone" and not keystone.is_configured(conf):
+    if conf.auth_strategy == "keystone" and not config.logs_in(conf):
         raise errors.CinderliteError(
             "auth_strategy = keystone, which is what is meant where nothing is said, needs the service's account in "
             "[keystone_authtoken]: auth_type, auth_url and the like; without a Keystone set auth_strategy = http_basic"

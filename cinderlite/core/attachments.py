@@ -341,7 +341,8 @@ def _plug_as(
     cluster = world.cluster_of(volume)
     if volume.multiattach:
         cluster.share(volume.image)
-    shared = any(one.volume_id == volume.id for one in others)
+    # A row beside it is none of a second server's where there may be no second one: a database was put together anew.
+    shared = volume.multiattach and any(one.volume_id == volume.id for one in others)
     users: list[str] = []
 
     def made(*, alone: bool) -> RbdDisk:

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from sqlalchemy import select
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster, HeldImage
 from cinderlite.context import Backend, World
+from cinderlite.core import leftovers as taken
 from cinderlite.core import records
 from cinderlite.db import models
 
@@ -199,11 +201,13 @@ class Swept:
 
     removed: int = 0
     suspects: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    #: Those that stay, since it is the database that forgot their attachments.
+    kept: frozenset[str] = frozenset()
 
 
 def sweep(world: World, before: Swept, most: float = UNEXPLAINED_FOR) -> Swept:
     """Remove the users of ours that for `most` seconds no attachment has had and no project needed."""
-    removed, suspects = 0, dict[str, float]()
+    removed, suspects, kept = 0, dict[str, float](), set[str]()
     for backend in world.backends.values():
         try:
             looked = time.monotonic()
@@ -213,18 +217,22 @@ def sweep(world: World, before: Swept, most: float = UNEXPLAINED_FOR) -> Swept:
                     suspects[user] = since
                 elif may_be_open(world, backend, what):
                     suspects[user] = looked
-                    LOG.warning(
-                        "cephx user %s: server %s has volume %s or cannot be asked, and no attachment says so; "
-                        "cinderlite-manage rebuild --add makes one of a record or of what the server says",
-                        user, what.get("server"), what.get("volume"),
-                    )  # fmt: skip
+                    kept.add(user)
+                    if user not in before.kept:
+                        LOG.warning(
+                            "cephx user %s stays: the database has no attachment of volume %s to server %s, and Ceph "
+                            "has its record; cinderlite-manage rebuild --add adds it",
+                            user, what.get("volume"), what.get("server"),
+                        )  # fmt: skip
                 else:
                     removed += _remove(world, backend, user)
         except (errors.Unavailable, errors.BackendError) as error:
             if isinstance(error, errors.DatabaseUnavailable):
                 raise
             LOG.warning("cephx users of pool %s: %s", backend.cluster.pool, error)
-    return Swept(removed, suspects)
+            suspects = {**before.suspects, **suspects}
+            kept |= before.kept
+    return Swept(removed, suspects, frozenset(kept))
 
 
 def _remove(world: World, backend: Backend, user: str) -> bool:
@@ -241,15 +249,20 @@ def may_be_open(world: World, backend: Backend, what: Mapping[str, Any]) -> bool
     Then the attachment's record is there, which goes with a detach, and its server has the volume or cannot be asked.
     What the server says is not enough: one that was broken into could keep for ever what it was to give back.
     """
-    attachment_id = str(what.get("attachment"))
+    attachment_id, volume_id, server_id = (str(what.get(key)) for key in ("attachment", "volume", "server"))
+    with world.db.read() as session:
+        if session.get(models.Attachment, attachment_id) is not None or taken.of(session, server_id, volume_id):
+            return False  # It is of where the volume was, or was taken from the server by force.
     key = records.key_of(models.Attachment.__tablename__, attachment_id)
-    if key not in backend.cluster.entries(records.object_of(attachment_id)):
+    if not backend.cluster.has_entry(records.object_of(attachment_id), key):
         return False
     try:
-        return str(what.get("volume")) in world.guests.find(str(what.get("server")), fresh=False).disks()
-    except (errors.ServerNotFound, errors.GuestGone):
+        return volume_id in world.guests.find(server_id, fresh=False).disks()
+    except errors.GuestGone:
         return False
-    except errors.Unavailable:
+    except errors.ServerNotFound:
+        return not world.guests.ended(server_id, math.inf)
+    except (errors.Unavailable, errors.GuestRefused):
         return True
 
 

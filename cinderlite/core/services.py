@@ -62,7 +62,7 @@ def remove(world: World, host: str) -> int:
     table = models.Service
     with world.db.write() as session:
         named = table.host == host, table.host.startswith(f"{host}@", autoescape=True)
-        found = session.scalars(select(table).where(or_(*named))).all()
+        found = session.scalars(select(table).where(or_(*named)).with_for_update()).all()
         if not found:
             raise errors.HostNotFound(host)
         now = session.scalars(select(clock.utcnow())).one()

@@ -306,11 +306,16 @@ class Survey:
             self.note("guests", "-", "servers", str(error), "attachments are as they were written down")
             return
         for server in servers:
-            with contextlib.suppress(errors.GuestGone, errors.ServerNotFound, errors.Unavailable):
+            try:
                 disks = self._world.guests.find(server.id, fresh=False).disks()
+            except (errors.GuestGone, errors.ServerNotFound):
+                continue
+            except (errors.Unavailable, errors.GuestRefused) as error:
+                self.note("guests", "-", server.id, str(error), "its attachments are as they were written down")
+            else:
                 self.guests[server.id] = server.host, disks
         for sentence in self._world.guests.silent():
-            self.note("guests", "-", "servers", sentence, "its attachments are as they were written down")
+            self.note("guests", "-", "servers", sentence, "attachments there are as they were written down")
 
 
 def _image_id(record: Record) -> str | None:

@@ -237,7 +237,11 @@ class QmpHypervisor:
     def silent(self) -> Sequence[str]:
         """See `guests.Hypervisor.silent`."""
         machines = list(self._machines.values())
-        return [f"the monitor of server {one.id} is silent: {one.silent}" for one in machines if one.silent]
+        return [
+            f"the monitor of server {one.id or one.path.stem} is silent: {one.silent or 'it could not be asked'}"
+            for one in machines
+            if one.silent or one.hung
+        ]
 
     def listen(self, heard: Heard) -> None:
         """See `guests.Hypervisor.listen`: no monitor is listened to all the time, since it has one client at a time."""

@@ -115,7 +115,10 @@ def test_entries(cluster: Cluster) -> None:
     assert cluster.entries(name) == {}
     cluster.put_entries(name, {}, ["a"])
     many = {f"volume/{number}": bytes([number % 256]) * (number % 100) for number in range(2500)}
+    assert not cluster.has_entry(name, "a")
     cluster.put_entries(name, many)
+    assert all(cluster.has_entry(name, key) for key in many)
+    assert not cluster.has_entry(name, "not there")
     assert cluster.entries(name) == many
     cluster.put_entries(name, {"ü": b"\0", "volume/1": b"other"}, ["volume/2", "not there"])
     assert cluster.entries(name) == {

@@ -480,7 +480,12 @@ def test_what_a_guest_still_uses_is_kept_though_its_row_was_lost(
 
 
 def test_an_attachment_that_a_database_forgot_keeps_its_user_while_the_guest_has_the_disk(
-    ctx: Context, world: World, cluster: FakeCluster, hypervisor: FakeHypervisor, server: Server
+    ctx: Context,
+    world: World,
+    cluster: FakeCluster,
+    hypervisor: FakeHypervisor,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As after a dump of before it was put back: the disk would stop."""
     row = attached(ctx, server)
@@ -494,6 +499,13 @@ def test_an_attachment_that_a_database_forgot_keeps_its_user_while_the_guest_has
         assert finding.kind == "unknown-attachment"
         assert row.volume_id in str(finding)
     guest.silent = False
+
+    def refuses(_server_id: str, **_how: bool) -> Any:
+        raise errors.GuestRefused("libvirt says no")
+
+    with monkeypatch.context() as patched:  # Nor is anybody who cannot be asked a reason to act.
+        patched.setattr(hypervisor, "find", refuses)
+        assert swept(world) == 0
     guest.held.clear()
     assert swept(world) == 1
     assert cluster.made_users == {}

@@ -156,7 +156,8 @@ def test_what_bootstrap_would_do(
     ]
     assert lines[2] == (
         "(umask 077; ceph -c /etc/ceph/ceph.conf auth get-or-create client.cinderlite mon 'profile rbd' "
-        "osd 'profile rbd pool=volumes' mgr 'profile rbd pool=volumes' -o /etc/ceph/ceph.client.cinderlite.keyring)"
+        "osd 'profile rbd pool=volumes' mgr 'profile rbd pool=volumes' > /etc/ceph/ceph.client.cinderlite.keyring.new "
+        "&& mv /etc/ceph/ceph.client.cinderlite.keyring.new /etc/ceph/ceph.client.cinderlite.keyring)"
     )
     assert "osd pool create backups" in lines[3]
     assert "client.saver mon 'profile rbd' osd 'profile rbd pool=backups'" in lines[5]

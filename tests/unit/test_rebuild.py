@@ -181,6 +181,25 @@ def test_what_was_attached_after_a_dump_that_was_put_back(
     assert client.get(f"/v3/volumes/{volume}").json["volume"]["status"] == "available"
 
 
+def test_what_went_to_another_server_after_a_dump_that_was_put_back_is_not_plugged_into_both(
+    client: Client, world: World, hypervisor: FakeHypervisor
+) -> None:
+    volume = client.volume()["id"]
+    old, new = (hypervisor.guests[hypervisor.add_server(name, PROJECT).id] for name in ("old", "new"))
+    old.address, new.address = "192.0.2.1:0/1", "192.0.2.2:0/2"
+    path = f"/v2.1/servers/{new.server.id}/os-volume_attachments"
+    assert client.post(path, {"volumeAttachment": {"volumeId": volume}}).status_code == 200
+    record(world)
+    with world.db.write() as session:
+        then = session.scalars(select(models.Attachment)).one()
+        kept = {name: getattr(then, name) for name in ("volume_id", "project_id", "host", "mode", "status")}
+        session.execute(delete(models.Attachment))
+        session.add(models.Attachment(**kept, server_id=old.server.id))
+    assert rebuild(world, silent, add=True).made["attachments"] == 1
+    settle(world)
+    assert (set(old.held), set(new.held)) == (set(), {volume})
+
+
 def test_a_dry_run_makes_nothing(client: Client, world: World, databases: Databases) -> None:
     volume = client.volume()
     record(world)
