@@ -293,12 +293,12 @@ class Galera(_Emptied):
         packages.ensure(("galera-4", "rsync", "lsof", "iproute2"))
         self._directory = pathlib.Path(tempfile.mkdtemp(prefix="cl-db-", dir="/var/tmp"))
         self._directory.chmod(0o755)
-        # Of what would run a server for good only the scripts, which bring a node what the others have.
-        run(["apt-get", "-q", "download", "mariadb-server"], timeout=300, cwd=self._directory)
-        [package] = self._directory.glob("*.deb")
-        run(["dpkg-deb", "-x", package, self._directory], timeout=120)
         self.nodes: list[Node] = []
         try:
+            # Of what would run a server for good only the scripts, which bring a node what the others have.
+            run(["apt-get", "-q", "download", "mariadb-server"], timeout=300, cwd=self._directory)
+            [package] = self._directory.glob("*.deb")
+            run(["dpkg-deb", "-x", package, self._directory], timeout=120)
             for _ in range(3):
                 there = [one.ports for one in self.nodes]
                 self.nodes.append(Node(free_ports(3), there, self._directory / "usr/bin"))

@@ -174,12 +174,16 @@ class Domain(guest.Guest):
         self.directory.mkdir(parents=True, exist_ok=True)
         xml = self._xml()  # It makes the guests' file system too.
         self.libvirt.give(self.directory)
+        import libvirt
+
         connection = self.libvirt.connection()
         try:
             if not self.keep:
                 connection.createXML(xml)
             else:
                 self._defined(connection, xml).create()
+        except libvirt.libvirtError as error:
+            raise LabError(f"libvirt does not start {self.name}: {error}") from error
         finally:
             connection.close()
         self.libvirt.give(self.directory)
