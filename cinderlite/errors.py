@@ -50,6 +50,7 @@ The tree (class, status)::
     ├── DefaultTypeMissing          500   no volume type has the configured default's name
     └── Unavailable                 503   nothing is known to have changed; try again later
         ├── CephUnavailable               refused before anything was begun
+        │   ├── NoStatistics                  a pool's, or a manager's, first seconds
         │   └── StillBusy                     librbd finds an image busy, which may pass
         ├── CephTimeout                   begun, and its end is unknown: look before repeating
         ├── GuestUnreachable              no monitor answered; nothing was sent
@@ -436,6 +437,10 @@ class ServiceDisabled(Unavailable):
 
 class CephUnavailable(Unavailable):
     template = "The storage cluster does not answer: {0}"
+
+
+class NoStatistics(CephUnavailable):
+    template = "there are no statistics of pool {0} yet"
 
 
 class StillBusy(CephUnavailable):

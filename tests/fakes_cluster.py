@@ -605,7 +605,7 @@ class FakeCluster(Cluster):
     def capacity(self) -> Capacity:
         self.check()
         if not self.statistics:
-            raise errors.CephUnavailable("no statistics of the pool yet")
+            raise errors.NoStatistics(self.pool)
         stored = [size for one in (self, *self.spaces.values()) for _, size in one.stored.values()]
         return Capacity(self.total_bytes, self.free_bytes, 0, sum(stored))
 

@@ -1149,7 +1149,7 @@ class Cluster:
                 used, free = int(pool["stats"]["stored"]), int(pool["stats"]["max_avail"])
                 return Capacity(used + free, free, used, self._provisioned(connection))
         # Statistics come from the manager: for the first seconds of a pool, or of a manager, there are none.
-        raise errors.CephUnavailable(f"no statistics of pool {self.pool} yet")
+        raise errors.NoStatistics(self.pool)
 
     def _provisioned(self, connection: _Connection) -> int:
         total = 0

@@ -114,7 +114,7 @@ class Demand:
         if hint is not None:
             return "its scheduler hints leave nothing", f"excluded by {hint}"
         room = pools.left(world, one, thin=self.thin)
-        if room is not None and self.size > max(room, 0.0):
+        if room is not None and self.size > (room := max(room, 0.0)):
             return "there is not enough room", f"{self.size} GiB wanted, {math.floor(room)} GiB left"
         return None
 

@@ -8,7 +8,6 @@ own figures again soon.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -30,7 +29,8 @@ UNKNOWN = "unknown"
 def learn(world: World, good_for: float = GOOD_FOR) -> None:
     """Read the figures of every back end whose last ones are older than that. Never inside a transaction.
 
-    One that does not answer has none for as long, and hinders nobody.
+    One that does not answer has none for as long, and hinders nobody. One that answers and has none yet, a pool in its
+    first seconds, is asked again each time.
     """
     for name, backend in world.backends.items():
         last = world.room.get(name)
@@ -39,12 +39,16 @@ def learn(world: World, good_for: float = GOOD_FOR) -> None:
 
 
 def _read(backend: Backend) -> Room:
-    total = free = provisioned = None
-    with contextlib.suppress(errors.Unavailable, errors.CephError):
+    try:
         backend.cluster.check()
         seen = backend.cluster.capacity()
-        total, free, provisioned = (one / GIB for one in (seen.total_bytes, seen.free_bytes, seen.provisioned_bytes))
-    return Room(time.monotonic(), total, free, provisioned or 0.0)
+    except errors.NoStatistics:
+        return Room(-math.inf, None, None, 0.0)
+    except (errors.Unavailable, errors.CephError):
+        return Room(time.monotonic(), None, None, 0.0)
+    return Room(
+        time.monotonic(), seen.total_bytes / GIB, seen.free_bytes / GIB, seen.provisioned_bytes / GIB
+    )
 
 
 def left(world: World, backend: Backend, *, thin: bool = True) -> float | None:
@@ -64,6 +68,13 @@ def take(world: World, backend: Backend, size: int) -> None:
     """Count a volume of `size` GiB that Ceph's figures do not show yet."""
     if backend.name in world.room:
         world.room[backend.name].provisioned += size
+
+
+def give_back(world: World, backend: Backend, size: int) -> None:
+    """Count no more a volume of `size` GiB that Ceph's figures may still show."""
+    if backend.name in world.room:
+        room = world.room[backend.name]
+        room.provisioned = max(room.provisioned - size, 0.0)
 
 
 def described(world: World, backend: Backend) -> dict[str, Any]:

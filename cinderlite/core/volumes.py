@@ -600,6 +600,8 @@ def _delete(world: World, volume: models.Volume, arguments: Mapping[str, Any]) -
     if image_id is None:
         encryption.forget_key(world, volume)
         return {}
+    if not outlived:
+        pools.give_back(world, world.backend(volume.host), volume.size)
     if keep:
         remembered = {"image_id": image_id, "snaps": arguments.get("snaps", []), "named": outlived}
         return {"purge_at": clock.now() + keep, "kept": remembered}

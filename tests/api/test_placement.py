@@ -136,6 +136,25 @@ def test_a_back_end_without_figures_comes_last(admin: Client, world: World) -> N
 
 
 @both
+def test_figures_count_as_soon_as_there_are_any(admin: Client, world: World) -> None:
+    kind = make_type(world, "thick", {"provisioning:type": "thick", "volume_backend_name": "fast"})
+    cluster_of(world, "fast").statistics = False
+    assert place(admin, volume_type=kind, size=101) == FAST
+    cluster_of(world, "fast").statistics = True
+    assert "0 GiB left" in refused(admin, volume_type=kind, size=101)
+
+
+@pytest.mark.parametrize("conf", [{**BOTH, "ceph__max_over_subscription_ratio": 1.0}], indirect=True)
+def test_what_was_deleted_leaves_its_room_at_once(admin: Client, world: World) -> None:
+    kind = make_type(world, "plain", {"volume_backend_name": "ceph"})
+    for _ in range(3):
+        made = admin.post("/v3/volumes", {"volume": {"size": 100, "volume_type": kind}}).json["volume"]["id"]
+        assert admin.get(f"/v3/volumes/{made}").json["volume"]["status"] == "available"
+        assert "0 GiB left" in refused(admin, volume_type=kind)
+        assert admin.delete(f"/v3/volumes/{made}").status_code == 202
+
+
+@both
 def test_a_back_end_that_is_dead_hinders_nobody(admin: Client, client: Client, world: World) -> None:
     quick = make_type(world, "quick", {"volume_backend_name": "fast"})
     room(world, "fast", total=1000, free=1000)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 #: First line of a Python server that the suite starts: it ends with its parent, however that ends (PR_SET_PDEATHSIG).
 WITH_ITS_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9)"
@@ -102,16 +103,47 @@ def lives(pid: int, mark: str) -> bool:
     """Whether the process runs and its command line contains `mark`."""
     try:
         command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return mark in command and state.split()[0] != "Z"
+    now = _stat(pid)
+    return mark in command and now is not None and now.state != "Z"
+
+
+class _Stat(NamedTuple):
+    """What /proc says of a process: its state (Z: it has ended, and nobody asked how) and when it began, in ticks."""
+
+    state: str
+    began: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        told = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = told.rpartition(")")[2].split()
+    return _Stat(fields[0], int(fields[19]))
+
+
+def _gone(pid: int, since: _Stat) -> bool:
+    """Whether a process has let go of all that it held: its files, its locks, its ports.
+
+    One that was killed has no command line for a while, and holds them still; its first thread may have ended, and
+    others not.
+    """
+    now = _stat(pid)
+    if now is None or now.began != since.began:
+        return True
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return now.state == "Z" and len(os.listdir(f"/proc/{pid}/task")) < 2
+    return True
 
 
 def end(path: pathlib.Path, mark: str, *, timeout: float = 7, kill: bool = False) -> bool:
     """End the process behind a pid file, by SIGKILL if it must be; True if there was one."""
     pid = pid_in(path, mark)
-    if pid is None:
+    since = None if pid is None else _stat(pid)
+    if pid is None or since is None:
         path.unlink(missing_ok=True)
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -120,11 +152,11 @@ def end(path: pathlib.Path, mark: str, *, timeout: float = 7, kill: bool = False
         os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
     # The pid itself is watched, not the file: Ceph and QEMU remove theirs before they are gone.
     try:
-        wait(lambda: not lives(pid, mark), timeout=timeout, what=f"process {pid} to end")
+        wait(lambda: _gone(pid, since), timeout=timeout, what=f"process {pid} to end")
     except LabError:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        wait(lambda: not lives(pid, mark), timeout=timeout, what=f"process {pid} to be killed")
+        wait(lambda: _gone(pid, since), timeout=timeout, what=f"process {pid} to be killed")
     path.unlink(missing_ok=True)
     return True
 
