@@ -135,7 +135,7 @@ def _gone(pid: int, since: _Stat) -> bool:
     if now is None or now.began != since.began:
         return True
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return now.state == "Z" and len(os.listdir(f"/proc/{pid}/task")) < 2
+        return now.state == "Z" and len(list(pathlib.Path(f"/proc/{pid}/task").iterdir())) < 2
     return True
 
 
