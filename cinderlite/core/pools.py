@@ -46,9 +46,7 @@ def _read(backend: Backend) -> Room:
         return Room(-math.inf, None, None, 0.0)
     except (errors.Unavailable, errors.CephError):
         return Room(time.monotonic(), None, None, 0.0)
-    return Room(
-        time.monotonic(), seen.total_bytes / GIB, seen.free_bytes / GIB, seen.provisioned_bytes / GIB
-    )
+    return Room(time.monotonic(), seen.total_bytes / GIB, seen.free_bytes / GIB, seen.provisioned_bytes / GIB)
 
 
 def left(world: World, backend: Backend, *, thin: bool = True) -> float | None:
