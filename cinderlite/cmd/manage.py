@@ -36,6 +36,7 @@ from cinderlite.core import (
     services,
     undelete,
 )
+from cinderlite.core.finding import Finding
 from cinderlite.core.progress import Progress
 from cinderlite.db import migrate
 from cinderlite.db.session import Database
@@ -334,7 +335,7 @@ def _write_secret(path: pathlib.Path, content: str) -> None:
     partial.rename(path)
 
 
-def _tell(found: Iterable[audit.Finding | checkup.Finding], *, as_json: bool, nothing: str = "") -> None:
+def _tell(found: Iterable[Finding | checkup.Finding], *, as_json: bool, nothing: str = "") -> None:
     if as_json:
         print(json.dumps([one.told() for one in found], indent=2))
     else:

@@ -21,49 +21,19 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster, Outline
 from cinderlite.ceph.look import GROUP, USER, Snap
 from cinderlite.context import Backend, World
-from cinderlite.core import cephx_users, encryption, volumes
+from cinderlite.core import audit_backups, cephx_users, encryption, volumes
+from cinderlite.core.finding import UUID, Finding, Repair
 from cinderlite.core.progress import Progress, silent
 from cinderlite.db import models
 
-_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_IMAGE = re.compile(f"volume-({_UUID})")
+_IMAGE = re.compile(f"volume-({UUID})")
 #: What the service calls its snapshots: of users, of backups, and those that copying needs for a while.
 _SNAP = re.compile(
-    f"snapshot-{_UUID}|backup\\.{_UUID}\\.snap|image-cache-{_UUID}|image-{_UUID}|volume-({_UUID})\\.clone_snap"
+    f"snapshot-{UUID}|backup\\.{UUID}\\.snap|image-cache-{UUID}|image-{UUID}|volume-({UUID})\\.clone_snap"
 )
-_GROUP_SNAP = re.compile(f"group_snapshot-{_UUID}")
+_GROUP_SNAP = re.compile(f"group_snapshot-{UUID}")
 #: After so many tries of a purge somebody should look; by then it has been tried for ten minutes.
 _MANY_TRIES = 15
-
-#: Changes a row, if it still is as it was seen; whether it was.
-Repair = Callable[[World], bool]
-
-
-@dataclasses.dataclass(slots=True)
-class Finding:
-    """One thing that does not fit. `remedy` says what is to be done; with `repair` --repair does it."""
-
-    kind: str
-    backend: str
-    subject: str
-    what: str
-    remedy: str
-    repair: Repair | None = None
-    repaired: bool = False
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What makes it the same finding when it is looked for again."""
-        return self.kind, self.subject
-
-    def told(self) -> dict[str, Any]:
-        """As JSON has it."""
-        shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "repair"}
-        return shown | {"repairable": self.repair is not None}
-
-    def __str__(self) -> str:
-        end = "repaired" if self.repaired else f"--repair would: {self.remedy}" if self.repair else self.remedy
-        return f"{self.backend}: {self.kind}: {self.subject}: {self.what} -> {end}"
 
 
 class _Row(NamedTuple):
@@ -97,6 +67,8 @@ class _Rows:
     snapshots: dict[str, _Snapshot]
     #: Names that snapshots in Ceph may have.
     known: frozenset[str]
+    #: Ids of the volumes that have attachments, with the attachments' statuses.
+    attached: dict[str, set[str]]
 
 
 def audit(world: World, progress: Progress = silent, *, repair: bool = False) -> Iterator[Finding]:
@@ -104,28 +76,40 @@ def audit(world: World, progress: Progress = silent, *, repair: bool = False) ->
 
     Raises DatabaseUnavailable.
     """
-    for backend in world.backends.values():
+    for name, cluster, part in _parts(world, progress):
         try:
-            found = [*_of(world, backend, progress), *_users(world, backend)]
+            found = list(part())
         except (errors.Unavailable, errors.CephError) as error:
             if isinstance(error, errors.DatabaseUnavailable):
                 raise  # Of none of them anything could be said.
-            found = [
-                Finding("unreachable", backend.name, backend.cluster.pool, str(error), "cinderlite-manage ceph check")
-            ]
+            found = [Finding("unreachable", name, cluster.pool, str(error), "cinderlite-manage ceph check")]
         for finding in found:
             if repair and finding.repair is not None:
                 finding.repaired = finding.repair(world)
             yield finding
 
 
-def _of(world: World, backend: Backend, progress: Progress) -> list[Finding]:
-    first = _once(world, backend, progress)
-    if not first:
-        return []
-    # What comes and goes between two readings of the rows is in neither, but does not come twice either.
-    second = _once(world, backend, progress, ", again")
-    return [again for key, again in second.items() if key in first]
+def _parts(world: World, progress: Progress) -> Iterator[tuple[str, Cluster, Callable[[], Iterator[Finding]]]]:
+    """What is looked at, one after another: its name, its cluster, and how."""
+    for backend in world.backends.values():
+        yield backend.name, backend.cluster, functools.partial(_of, world, backend, progress)
+    if world.backup_cluster is not None:
+        look = functools.partial(_twice, functools.partial(audit_backups.once, world, world.backup_cluster, progress))
+        yield audit_backups.NAME, world.backup_cluster, look
+
+
+def _of(world: World, backend: Backend, progress: Progress) -> Iterator[Finding]:
+    yield from _twice(functools.partial(_once, world, backend, progress))
+    yield from _users(world, backend)
+
+
+def _twice(look: Callable[[str], dict[Any, Finding]]) -> Iterator[Finding]:
+    """What is found both times, by a key, if anything is. `look` is told what to add to what it says of its progress.
+
+    What comes and goes between two readings of the rows is in neither, but does not come twice either.
+    """
+    if first := look(""):
+        yield from (again for key, again in look(", again").items() if key in first)
 
 
 def _users(world: World, backend: Backend) -> Iterator[Finding]:
@@ -140,7 +124,7 @@ def _users(world: World, backend: Backend) -> Iterator[Finding]:
         yield Finding("leaked-user", backend.name, f"client.{user}", "a cephx user that no attachment has", remedy)
 
 
-def _once(world: World, backend: Backend, progress: Progress, again: str = "") -> dict[tuple[str, str, str], Finding]:
+def _once(world: World, backend: Backend, progress: Progress, again: str) -> dict[Any, Finding]:
     before = _read(world)
     seen = []
     for cluster in _places(backend, before):
@@ -176,9 +160,13 @@ def _read(world: World) -> _Rows:
         }
         backups = session.execute(select(backup.id, backup.details)).all()
         group_snapshots = session.scalars(select(models.GroupSnapshot)).all()
+        attachments = session.execute(select(models.Attachment.volume_id, models.Attachment.status)).all()
     known = {row.held_as for row in snapshots.values()} | {f"snapshot-{row_id}" for row_id in snapshots}
     known |= {f"backup.{one}.snap" for row_id, details in backups for one in (row_id, details.get("stored_as"))}
-    return _Rows(found, snapshots, frozenset(known | {row.snap for row in group_snapshots}))
+    attached: dict[str, set[str]] = {}
+    for volume_id, status in attachments:
+        attached.setdefault(volume_id, set()).add(status)
+    return _Rows(found, snapshots, frozenset(known | {row.snap for row in group_snapshots}), attached)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -248,6 +236,7 @@ class _Comparison:
                     yield self._stuck_migration(volume_id, outline)
                 else:
                     yield from self._differences(volume_id, row, outline)
+                yield from self._wrong_status(volume_id, row)
         for name in sorted(self._seen.images):
             yield from self._extra(name)
         for image_id, name in self._seen.trash.items():
@@ -307,6 +296,17 @@ class _Comparison:
         for snap in outline.snapshots:
             if self._is_leaked(name, snap):
                 yield self._leaked(name, snap)
+
+    def _wrong_status(self, volume_id: str, row: _Row) -> Iterator[Finding]:
+        """One that administrators have set, or a dump of the database that was put back has."""
+        name, change = f"volume-{volume_id}", "openstack volume set --state"
+        attachments = [one.attached.get(volume_id, set()) for one in (self._before, self._after)]
+        if row.status == "in-use" and not any(attachments):
+            remedy = f"if nobody has it open (cinderlite-manage explain {volume_id}): {change} available {volume_id}"
+            yield self._finding("wrong-status", name, "the volume is in-use, but has no attachment", remedy)
+        elif row.status == "available" and all("attached" in one for one in attachments):
+            remedy = f"detach it, or {change} in-use {volume_id}"
+            yield self._finding("wrong-status", name, "the volume is available, but is attached", remedy)
 
     def _left_snapshots(self, volume_id: str, outline: Outline | str | None) -> Iterator[Finding]:
         """Of an image that only its snapshots need, its size says nothing."""

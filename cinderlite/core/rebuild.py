@@ -29,7 +29,7 @@ from cinderlite.core import (
     records,
     volumes,
 )
-from cinderlite.core.audit import Finding
+from cinderlite.core.finding import Finding
 from cinderlite.core.progress import Progress
 from cinderlite.core.records import Record
 from cinderlite.core.states import RETURN, Machine

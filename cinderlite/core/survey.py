@@ -22,17 +22,16 @@ from cinderlite.ceph.cluster import Cluster, Outline
 from cinderlite.ceph.look import GROUP, USER
 from cinderlite.context import World
 from cinderlite.core import records, vault
-from cinderlite.core.audit import Finding
+from cinderlite.core.finding import UUID, Finding
 from cinderlite.core.progress import Progress
 from cinderlite.core.records import Record
 from cinderlite.db import models
 
 #: Images that are looked at at a time.
 _AT_A_TIME = 8
-_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_IMAGE = re.compile(f"volume-({_UUID})")
-_CHAIN = re.compile(f"volume-{_UUID}\\.backup\\.{_UUID}")
-_SNAP = re.compile(f"snapshot-({_UUID})")
+_IMAGE = re.compile(f"volume-({UUID})")
+_CHAIN = re.compile(f"volume-{UUID}\\.backup\\.{UUID}")
+_SNAP = re.compile(f"snapshot-({UUID})")
 
 #: Ids of rows by table.
 Known = Mapping[type[Any], AbstractSet[str]]

@@ -20,8 +20,9 @@ from cinderlite.core import audit, explain
 from cinderlite.db import models
 from cinderlite.db.session import Database
 from cinderlite.keys import luks
-from conftest import Client, cluster_of, settle
+from conftest import PROJECT, Client, cluster_of, settle
 from fakes_cluster import FakeCluster
+from fakes_hypervisor import FakeHypervisor
 
 GIB = 2**30
 two = pytest.mark.parametrize("conf", [{"enabled_backends": ["ceph", "fast"], "fast__rbd_pool": "nvme"}], indirect=True)
@@ -228,13 +229,14 @@ def test_the_command(
     client: Client,
     world: World,
     cluster: FakeCluster,
+    vault: FakeCluster,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["cinderlite-manage", "audit", *words])
         done = manage.main()
-        cluster.down = False  # The command closed it.
+        cluster.down = vault.down = False  # The command closed them.
         return done, capsys.readouterr().out
 
     monkeypatch.setattr(composition, "real_world", lambda _conf: world)
@@ -257,3 +259,91 @@ def test_without_the_database_it_is_not_ceph_that_is_to_blame(world: World) -> N
     nowhere = Database("postgresql+psycopg://nobody@127.0.0.1:1/nothing", 1)
     with contextlib.closing(nowhere), pytest.raises(errors.DatabaseUnavailable):
         list(audit.audit(dataclasses.replace(world, db=nowhere)))
+
+
+def test_a_status_that_its_attachments_contradict(client: Client, world: World, hypervisor: FakeHypervisor) -> None:
+    volume, server = client.volume()["id"], hypervisor.add_server("vm", PROJECT).id
+    change(world, volume, status="in-use")
+    [one] = audit.audit(world, repair=True)
+    assert (one.kind, one.subject, one.repaired) == ("wrong-status", f"volume-{volume}", False)
+    assert f"openstack volume set --state available {volume}" in one.remedy
+    change(world, volume, status="available")
+    path = f"/v2.1/servers/{server}/os-volume_attachments"
+    assert client.post(path, {"volumeAttachment": {"volumeId": volume}}).status_code == 200
+    assert found(world) == []
+    change(world, volume, status="available")
+    [one] = audit.audit(world)
+    assert (one.kind, one.what) == ("wrong-status", "the volume is available, but is attached")
+
+
+# -- backups
+
+
+def backup(client: Client, volume: str, **fields: Any) -> str:
+    made = client.post("/v3/backups", {"backup": {"volume_id": volume, **fields}})
+    assert made.status_code == 202, made.text
+    return str(made.json["backup"]["id"])
+
+
+def test_backups_that_are_not_where_they_should_be(client: Client, world: World, vault: FakeCluster) -> None:
+    volume, other = client.volume()["id"], client.volume()["id"]
+    full, more = backup(client, volume), backup(client, volume, incremental=True)
+    lost = backup(client, other)
+    assert found(world) == []
+    vault.remove_snapshot(f"volume-{volume}.backup.{full}", f"backup.{more}.snap")
+    vault.trash(f"volume-{other}.backup.{lost}")
+    seen = {one.subject: one for one in audit.audit(world, repair=True)}
+    assert {one.kind for one in seen.values()} == {"missing-backup"}
+    assert set(seen) == {f"backup {more}", f"backup {lost}"}
+    assert (seen[f"backup {more}"].repaired, seen[f"backup {lost}"].repaired) == (True, False)
+    assert f"rbd -c /etc/ceph/ceph.conf trash restore --pool {vault.pool}" in seen[f"backup {lost}"].remedy
+    assert [status(client, "backup", one) for one in (full, more, lost)] == ["available", "error", "available"]
+    assert [one.subject for one in audit.audit(world)] == [f"backup {lost}"]
+    # What is in error can be deleted, though nothing of it is there.
+    assert client.delete(f"/v3/backups/{more}").status_code == 202
+    assert client.get(f"/v3/backups/{more}").status_code == 404
+
+
+def test_backups_that_nobody_knows_are_never_touched(client: Client, world: World, vault: FakeCluster) -> None:
+    volume = client.volume()["id"]
+    full = backup(client, volume)
+    chain, stranger = f"volume-{volume}.backup.{full}", f"volume-{uuid.uuid4()}.backup.{uuid.uuid4()}"
+    unknown = f"backup.{uuid.uuid4()}.snap"
+    vault.snapshot(chain, unknown)
+    vault.create(stranger, GIB)
+    vault.trash(stranger)
+    vault.create(stranger, GIB)
+    vault.create("volume-of-somebody-else", GIB)
+    before = dict(vault.stored), {key: dict(value) for key, value in vault.snaps.items()}, dict(vault.bin)
+    seen = {(one.kind, one.subject.partition(" (")[0]): one for one in audit.audit(world, repair=True)}
+    assert set(seen) == {
+        ("unknown-backup", f"{chain}@{unknown}"), ("unknown-backup", f"image {stranger}"), ("trash", stranger)
+    }  # fmt: skip
+    assert not any(one.repaired for one in seen.values())
+    assert "rebuild --add" in seen["unknown-backup", f"image {stranger}"].remedy
+    assert (dict(vault.stored), {key: dict(value) for key, value in vault.snaps.items()}, dict(vault.bin)) == before
+
+
+def test_backups_that_come_and_go_are_no_finding(
+    client: Client, world: World, vault: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = client.volume()["id"]
+    going = backup(client, volume)
+    read = vault.images
+
+    def meanwhile(prefix: str) -> set[str]:
+        """One is deleted and another one made between the rows and what the pool is asked."""
+        nonlocal going
+        assert client.delete(f"/v3/backups/{going}").status_code == 202
+        going = backup(client, volume)
+        return read(prefix)
+
+    monkeypatch.setattr(vault, "images", meanwhile)
+    assert found(world) == []
+
+
+def test_a_backup_pool_that_does_not_answer(client: Client, world: World, vault: FakeCluster) -> None:
+    backup(client, client.volume()["id"])
+    vault.down = True
+    [one] = audit.audit(world)
+    assert (one.kind, one.backend, one.subject) == ("unreachable", "backups", vault.pool)
