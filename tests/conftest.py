@@ -41,6 +41,7 @@ from fakes_hypervisor import FakeHypervisor
 from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.libvirt import Domain, Libvirt
+from lab.process import PATIENCE
 
 PROJECT = "aaaaaaaa11114111811111111111aaaa"
 OTHER = "bbbbbbbb22224222822222222222bbbb"
@@ -77,7 +78,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another database only what talks to one is done again."""
+    """On another database only what talks to one is done again; what waits for real parts may take its time."""
+    for item in items:
+        if item.get_closest_marker("real"):
+            own = item.get_closest_marker("timeout")
+            item.add_marker(pytest.mark.timeout(PATIENCE * (own.args[0] if own else 300)), append=False)
     if config.getoption("--database") == "sqlite":
         return
     others = [item for item in items if "databases" not in getattr(item, "fixturenames", ())]
@@ -419,9 +424,21 @@ def domain(libvirt: Libvirt) -> Iterator[Domain]:
 
 
 @pytest.fixture
-def service(tmp_path: pathlib.Path, ceph: Ceph, guests: Any, sockets: pathlib.Path) -> Iterator[Service]:
+def service_options() -> Mapping[str, Mapping[str, object]]:
+    """What the service is configured with beside what it always is; a module may have its own."""
+    return {}
+
+
+@pytest.fixture
+def service(
+    tmp_path: pathlib.Path,
+    ceph: Ceph,
+    guests: Any,
+    sockets: pathlib.Path,
+    service_options: Mapping[str, Mapping[str, object]],
+) -> Iterator[Service]:
     """A running service with a database of its own; a test leaves no volume behind."""
-    running = Service(tmp_path, ceph.conf, sockets)
+    running = Service(tmp_path, ceph.conf, sockets, service_options)
     running.start()
     yield running
     # As an operator does it, so that no watch is left for which the pool could not be emptied for 30 s.

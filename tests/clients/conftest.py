@@ -13,7 +13,7 @@ import pytest
 from backends import clients
 from backends import glance as image_service
 from backends import keystone as identity
-from backends.service import PASSWORD, PATIENT, USERS, Service
+from backends.service import PASSWORD, USERS, Service
 from lab import packages
 from lab.ceph import Ceph
 from lab.guest import Guest
@@ -49,7 +49,7 @@ def keystone_and_service(
 ) -> Iterator[tuple[identity.Keystone, Service]]:
     """A Keystone, a Glance in its catalogue, and a service that trusts the one and finds the other."""
     packages.ensure((*identity.PACKAGES, *image_service.PACKAGES, *clients.PACKAGES))
-    made = Service(lab_directory / "with-keystone", ceph.conf, sockets, PATIENT)
+    made = Service(lab_directory / "with-keystone", ceph.conf, sockets)
     glance = image_service.Glance(lab_directory / "glance")
     keystone = identity.Keystone(lab_directory / "keystone", made.url, glance.url)
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def keystone_and_service(
 def service_with_passwords(lab_directory: pathlib.Path, ceph: Ceph, sockets: pathlib.Path) -> Iterator[Service]:
     """A service with a password file."""
     packages.ensure(clients.PACKAGES)
-    made = Service(lab_directory / "with-passwords", ceph.conf, sockets, PATIENT)
+    made = Service(lab_directory / "with-passwords", ceph.conf, sockets)
     made.start()
     yield made
     made.kill()

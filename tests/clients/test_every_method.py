@@ -16,7 +16,7 @@ import pytest
 
 from backends import clients
 from backends.glance import Glance
-from backends.service import PASSWORD, PATIENT, Service
+from backends.service import PASSWORD, Service
 from lab.ceph import Ceph
 
 pytest.importorskip("openstack", reason="the extra 'glance' is not installed")
@@ -45,7 +45,6 @@ def service(tmp_path: pathlib.Path, ceph: Ceph, glance: Glance, sockets: pathlib
             "enabled_backends": f"ceph,{SECOND}", "backup_ceph_pool": BACKUPS, "backup_ceph_conf": ceph.conf,
             "backup_ceph_user": ceph.user, "glance_api_servers": glance.url,
         },
-        **PATIENT,
         SECOND: {"rbd_ceph_conf": ceph.conf, "rbd_pool": SECOND, "rbd_user": ceph.user},
     }  # fmt: skip
     ceph.rbd("create", "--size", "1G", f"{ceph.pool}/{FOREIGN}")

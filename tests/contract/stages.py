@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from cinderlite.guests import Hypervisor, RbdDisk
+from cinderlite.guests import Hypervisor, RbdDisk, monitor
 from cinderlite.guests.libvirt import LibvirtHypervisor
 from cinderlite.guests.qmp import QmpHypervisor
 from cinderlite.keys import luks
@@ -137,9 +137,9 @@ class RealStage:
 
     keeps = False
     connect_timeout = 3.0
-    command_timeout = 4.0
+    command_timeout = 15.0
     rest = 0.5
-    mount_timeout = 1
+    mount_timeout = 4
 
     def __init__(self, directory: pathlib.Path, ceph: Ceph) -> None:
         self.directory = directory
@@ -171,6 +171,10 @@ class RealStage:
         made.start()
         self.guests[made.uuid] = made
         return made
+
+    def is_at_work(self, server_id: str) -> bool:
+        """Whether an operation on a server is under way."""
+        return monitor.Turn(self.directory / f"{self.guests[server_id].socket.stem}.lock").taken
 
     def linux(self) -> str:
         return self._linux.uuid

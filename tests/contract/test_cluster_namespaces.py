@@ -13,6 +13,7 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from fakes_cluster import FakeCluster
 from lab.ceph import Ceph
+from lab.process import PATIENCE
 
 GIB = 2**30
 MIB = 2**20
@@ -125,7 +126,7 @@ def test_clones_and_copies_from_another_namespace(cluster: Cluster, space: Space
             empty(one)
         image_id = cluster.trash(golden)
         assert image_id is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE * 10
         while not gone(cluster, image_id):
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -262,7 +263,7 @@ def test_what_a_key_of_one_namespace_opens(real_cluster: Cluster, ceph: Ceph, na
             empty(one)
         image_id = real_cluster.trash(golden)
         assert image_id is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE * 10
         while not gone(real_cluster, image_id) and time.monotonic() < deadline:
             time.sleep(0.2)
 

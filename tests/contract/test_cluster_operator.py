@@ -14,6 +14,7 @@ from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.ceph.look import GROUP, TRASH, USER
 from lab.ceph import Ceph
+from lab.process import wait
 
 GIB = 2**30
 MIB = 2**20
@@ -49,7 +50,19 @@ def gone(cluster: Cluster, *names: str) -> None:
     for name in names:
         image_id = cluster.trash(name)
         assert image_id is not None
-        assert cluster.purge(image_id, ["first", "second"])
+        purged(cluster, image_id)
+
+
+def purged(cluster: Cluster, image_id: str) -> None:
+    """Have a trashed image removed; Ceph drops what a clone held a moment after the clone."""
+
+    def purge() -> bool:
+        try:
+            return cluster.purge(image_id, ["first", "second"])
+        except errors.ImageBusy:
+            return False
+
+    wait(purge, timeout=10, what="the image to be gone")
 
 
 def test_an_image_from_all_sides(cluster: Cluster, name: str) -> None:
@@ -143,7 +156,8 @@ def test_the_cluster_is_as_it_should_be(cluster: Cluster) -> None:
     facts = cluster.examine({"second"})
     assert facts.release >= "pacific"
     assert (facts.initialised, facts.application, facts.erasure_coded, facts.full) == (True, True, False, [])
-    assert (facts.may_blocklist, facts.reads_keys, facts.writable_elsewhere) == (True, False, [])
+    assert (facts.may_blocklist, facts.reads_keys) == (True, False)
+    assert "second" not in facts.writable_elsewhere  # Other tests have made further pools of the service's.
     assert facts.clone_format is None
 
 
@@ -214,7 +228,7 @@ def test_rights_that_are_too_many_or_too_few(connect: Connect, ceph: Ceph) -> No
     )
     facts = connect(user="raw").examine(set())
     assert (facts.may_blocklist, facts.reads_keys, facts.writable_elsewhere) == (False, False, [])
-    assert connect().examine(set()).writable_elsewhere == ["second"]
+    assert "second" in connect().examine(set()).writable_elsewhere
     # The trial of its rights changed nothing.
     assert "nobody" not in ceph.command("osd", "blocklist", "ls")
 

@@ -17,6 +17,7 @@ from cinderlite import errors, jobs
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.ceph.data import CHUNK_BYTES
 from fakes_cluster import FakeCluster
+from lab.process import PATIENCE
 
 GIB = 2**30
 Write = Callable[[str, str], None]
@@ -50,12 +51,12 @@ def read(request: pytest.FixtureRequest, cluster: Cluster) -> Read:
 
 def gone(cluster: Cluster, image_id: str, snaps: tuple[str, ...] = ()) -> bool:
     """Whether a trashed image can be removed; Ceph drops what a clone held a moment after the clone."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE * 10
     while time.monotonic() < deadline:
-        try:
-            return cluster.purge(image_id, snaps)
-        except errors.ImageBusy:
-            time.sleep(0.2)
+        with contextlib.suppress(errors.ImageBusy):
+            if cluster.purge(image_id, snaps):
+                return True
+        time.sleep(0.2)
     return False
 
 
@@ -446,13 +447,13 @@ def test_an_image_can_be_used_while_it_is_made_whole(cluster: Cluster, name: str
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         whole = pool.submit(cluster.flatten, clone, lambda _addresses: None, slowly)
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE * 10)
         cluster.snapshot(clone, "own")
         cluster.grow(clone, GIB)
         with cluster.opened(clone, write=True) as image:
             image.write(0, b"new")
         cluster.clone(clone, "own", f"{name}-2", GIB)
-        whole.result(30)
+        whole.result(PATIENCE * 30)
     assert cluster.depth(clone, 9) == 0
     for one, start in ((clone, b"new\0"), (f"{name}-2", bytes(4))):
         with cluster.opened(one) as image:
@@ -472,9 +473,9 @@ def test_an_image_can_be_deleted_while_it_is_made_whole(cluster: Cluster, name: 
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         whole = pool.submit(cluster.flatten, clone, lambda _addresses: None, slowly)
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE * 10)
         image_id = cluster.trash(clone)
         assert image_id is not None
         with contextlib.suppress(errors.CinderliteError):
-            whole.result(30)
+            whole.result(PATIENCE * 30)
     assert gone(cluster, image_id)

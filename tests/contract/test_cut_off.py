@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from cinderlite import errors
+from cinderlite.ceph import children
 from cinderlite.ceph.cluster import Cluster
 from lab.ceph import Ceph
 from lab.process import wait
@@ -193,6 +195,25 @@ def test_the_last_clone_that_is_counted_and_not_there_keeps_no_image(real_cluste
     real_cluster.remove_snapshot(parent, "snap")
     image_id = real_cluster.trash(parent)
     assert image_id is not None
+    assert real_cluster.purge(image_id)
+    assert parent not in dict(real_cluster.trashed()).values()
+
+
+def test_a_snapshot_that_went_with_no_clone_keeps_no_image(real_cluster: Cluster, pool: Any, ceph: Ceph) -> None:
+    """As of somebody who was killed between taking the last clone off its parent and removing what it needed there."""
+    parent, clone = f"volume-{uuid.uuid4()}", f"volume-{uuid.uuid4()}"
+    real_cluster.create(parent, SIZE)
+    real_cluster.snapshot(parent, "snap")
+    real_cluster.clone(parent, "snap", clone, SIZE)
+    real_cluster.remove_snapshot(parent, "snap")
+    image_id = real_cluster.trash(parent)
+    assert image_id is not None
+    [snap] = json.loads(
+        ceph.rbd("snap", "ls", "--all", "--image-id", image_id, "--pool", ceph.pool, "--format", "json")
+    )
+    [child] = children.of(pool, image_id, snap["id"])
+    children.cross_off(pool, image_id, snap["id"], child)
+    cut(pool, clone, child.id)
     assert real_cluster.purge(image_id)
     assert parent not in dict(real_cluster.trashed()).values()
 

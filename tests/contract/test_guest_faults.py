@@ -620,8 +620,8 @@ def test_two_processes_take_turns_at_one_monitor(real_stage: RealStage) -> None:
         mine.attach(first, ())
         with ThreadPoolExecutor(2) as pool:
             # Nobody in this guest lets go, so the monitor is held for as long as it is waited for.
-            holding = pool.submit(mine.detach, first.volume_id, real_stage.command_timeout * 0.75)
-            time.sleep(0.3)
+            holding = pool.submit(mine.detach, first.volume_id, 3.0)
+            wait(lambda: real_stage.is_at_work(bare), timeout=10, what="the first one's turn")
             assert {server.id: server.status for server in other.servers()}[bare] == "ACTIVE"
             theirs.attach(second, ())
             assert holding.done()
@@ -640,7 +640,7 @@ def test_closing_ends_what_is_under_way_and_the_thread(real_stage: RealStage) ->
     guest.attach(disk, ())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(guest.detach, disk.volume_id, 30)
-        time.sleep(0.3)
+        wait(lambda: real_stage.is_at_work(bare), timeout=10, what="it to begin")
         hypervisor.close()
         with pytest.raises(errors.GuestTimeout):
             waiting.result(5)

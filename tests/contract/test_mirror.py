@@ -164,6 +164,8 @@ def test_who_died_at_any_moment_is_followed_by_another(real_stage: RealStage) ->
         linux.qmp("block-job-set-speed", device=job, speed=0)
         wait(lambda: linux.qmp("query-jobs")[0]["status"] == "ready", timeout=10, what="the job to be ready")
         linux.qmp("job-complete", id=job)
+        # Whoever follows a process that died comes later than that.
+        wait(lambda: linux.qmp("query-jobs")[0]["status"] != "ready", timeout=10, what="the job to complete")
         until_equal(guest, target)
         linux.qmp("job-finalize", id=job)
         assert guest.mirrored(target).phase == MOVED

@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from backends.service import Answer, Service
+from backends.service import HASTY, Answer, Service
 from lab.ceph import Ceph
 from lab.guest import Guest
-from lab.process import LabError, wait
+from lab.process import PATIENCE, LabError, wait
 
 pytestmark = pytest.mark.real
 
@@ -182,7 +182,7 @@ class Chaos:
 
     def rest(self) -> None:
         """Wait for that. Raises LabError with what does not agree."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE * 90
         while found := self.disagreements():
             if time.monotonic() > deadline:
                 raise LabError(f"{found}; {self.service.tail()}")
@@ -224,7 +224,7 @@ def chaos(tmp_path: pathlib.Path, ceph: Ceph, lab_directory: pathlib.Path) -> It
     """A service over guests of its own, which may be killed."""
     sockets = lab_directory / "chaos"
     guests = [Guest(lab_directory, f"chaos{number}", sockets=sockets, ports=6) for number in range(2)]
-    service = Service(tmp_path, ceph.conf, sockets)
+    service = Service(tmp_path, ceph.conf, sockets, HASTY)
     try:
         for guest in guests:
             guest.start(wait_for_os=False)
@@ -257,4 +257,5 @@ def test_whatever_breaks_all_comes_to_rest(chaos: Chaos) -> None:
     chaos.clear()
     wait(lambda: not chaos.ceph.images() and not chaos.ceph.trash(), timeout=60, what="Ceph to be empty")
     assert [guest.holdings() for guest in chaos.guests] == before
-    assert chaos.ceph.command("auth", "ls", "--format", "json") == users
+    # A user that was made while nobody knew of it goes with a later look.
+    wait(lambda: chaos.ceph.command("auth", "ls", "--format", "json") == users, timeout=90, what="their users to go")

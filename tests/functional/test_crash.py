@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backends.service import Service
+from backends.service import HASTY, Service
 from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.process import wait
@@ -25,7 +25,7 @@ FINAL = ("available", "in-use", "error", "gone")
 def quiet(tmp_path: pathlib.Path, ceph: Ceph, guests: tuple[Guest, Guest], sockets: pathlib.Path) -> Any:
     """A service that is not started yet."""
     ceph.empty()
-    made = Service(tmp_path, ceph.conf, sockets)
+    made = Service(tmp_path, ceph.conf, sockets, HASTY)
     yield made
     made.kill()
     ceph.empty()
@@ -152,19 +152,32 @@ def test_detach(quiet: Service, ceph: Ceph, guests: tuple[Guest, Guest], point: 
 
 def test_a_process_with_a_call_that_does_not_end_gives_way_to_another(quiet: Service, ceph: Ceph) -> None:
     """The OSD is frozen and no call to it times out: as when librados waits for ever."""
-    never = {"rados_osd_op_timeout": 10_000, "rbd_call_timeout": 1}
+    never = {"rados_osd_op_timeout": 10_000, "rbd_call_timeout": 3}
     quiet.configure({"DEFAULT": {"stuck_call_timeout": 2, "graceful_shutdown_timeout": 5}, "ceph": never})
     quiet.start()
     [stuck] = quiet.workers()
-    other = quiet.create()  # Just now Ceph answered, so that it is not asked whether it does.
-    ceph.pause_osd()
+    made: list[str] = []
+
+    def begun() -> bool:
+        """Whether a create is under way; one is when Ceph has answered within the second before it."""
+        ceph.resume_osd()
+        for frozen in (False, True):
+            if frozen:
+                ceph.pause_osd()
+            answer = quiet.call("POST", "/v3/volumes", {"volume": {"size": 1}})
+            if answer.status != 202:
+                return False
+            made.append(answer.body["volume"]["id"])
+        return True
+
     try:
-        made = quiet.create()
-        assert quiet.volume(made)["status"] == "creating"
+        wait(begun, timeout=30, what="a create to begin")
+        last = made[-1]
+        assert quiet.volume(last)["status"] == "creating"
         wait(lambda: stuck not in quiet.workers(), timeout=40, what="the process to end")
         wait(lambda: bool(quiet.workers()), timeout=20, what="another one")
-        assert quiet.volume(made)["status"] == "creating"
+        assert quiet.volume(last)["status"] == "creating"
     finally:
         ceph.resume_osd()
-    quiet.rest(made, "available")
-    assert set(ceph.images()) == {f"volume-{made}", f"volume-{other}"}
+    quiet.rest(last, "available")
+    assert set(ceph.images()) == {f"volume-{one}" for one in made}

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from backends.service import Answer, Service
+from backends.service import HASTY, Answer, Service
 from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.process import LabError, wait
 
 pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def service_options() -> Mapping[str, Mapping[str, object]]:
+    return HASTY
 
 
 def force_detach(service: Service, volume: str, **more: Any) -> Answer:

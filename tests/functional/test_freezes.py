@@ -24,7 +24,7 @@ SIZE = 32 * MIB
 @pytest.fixture
 def service(tmp_path: pathlib.Path, ceph: Ceph, sockets: pathlib.Path) -> Iterator[Service]:
     """A service that is not started yet, and freezes guests."""
-    made = Service(tmp_path, ceph.conf, sockets, {"guests": {"freeze_file_systems": True, "agent_timeout": 2}})
+    made = Service(tmp_path, ceph.conf, sockets, {"guests": {"freeze_file_systems": True, "agent_timeout": 10}})
     yield made
     made.stop()
     ceph.empty()

@@ -19,6 +19,12 @@ pytestmark = pytest.mark.real
 GIB = 2**30
 
 
+@pytest.fixture
+def service_options() -> Mapping[str, Mapping[str, object]]:
+    """Most of these guests do not let go by themselves, however long they are waited for."""
+    return {"guests": {"detach_wait": 3}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """How a guest is made and brought into its state, and what makes it let go of a disk if it does not by itself."""

@@ -183,6 +183,7 @@ def test_a_service_that_is_killed_half_way_finishes_what_it_began(cloud: Service
         cloud.configure({"DEFAULT": {"glance_api_servers": f"http://127.0.0.1:{gate.server_address[1]}"}})
         cloud.start()
         volume = cloud.create(imageRef=image)
+        wait(lambda: f"volume-{volume}" in ceph.images(), timeout=30, what="the image")
         wait(lambda: bool(ceph.read(f"volume-{volume}", 1).strip(b"\0")), timeout=60, what="data to arrive")
         cloud.kill()
         assert any(ceph.read(f"volume-{volume}", MIB, len(data) - MIB)) is False

@@ -40,11 +40,11 @@ def test_a_clone_of_a_clone_outlives_them_and_comes_back(service: Service, ceph:
     ceph.write(f"volume-{first}", b"kept" * MIB, 8 * MIB)
     second = service.create(source_volid=first)
     third = service.create(source_volid=second)
-    assert service.volume(third)["status"] == "available"
     wait(lambda: not once.exists(), timeout=30, what="the service to die when the image is whole")
     assert parent(ceph, third) is None
     service.kill()
     service.start()
+    assert service.volume(third)["status"] == "available"
     snapshot = service.call("POST", "/v3/snapshots", {"snapshot": {"volume_id": third}}).body["snapshot"]["id"]
     for gone in (first, second):
         assert service.call("DELETE", f"/v3/volumes/{gone}").status == 202

@@ -129,7 +129,7 @@ def test_a_volume_in_use_goes_over_while_its_server_writes_and_the_service_dies(
     assert service.attach(guest.uuid, volume).status == 200
     device = guest.wait_disk(volume)
     page = "dd bs=4096 seek=$((n-1)) conv=sync,notrunc,fsync"
-    loop = f"while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n | {page} of={device}; echo $n > /tmp/stored; done"
+    loop = f"while [ ! -e /tmp/stop ]; do n=$((n+1)); echo $n | {page} of={device}; echo $n > /tmp/last; mv /tmp/last /tmp/stored; done"
     guest.run(f"rm -f /tmp/stop /tmp/stored; (n=0; {loop}; touch /tmp/stopped) > /dev/null 2>&1 &")
     retype(service, volume)
     wait(lambda: not once.exists(), timeout=30, what="the service to die")

@@ -49,8 +49,13 @@ def test_ceph_decides_how_much_fits(service: Service, ceph: Ceph) -> None:
     path = f"/v3/types/{made['id']}/extra_specs"
     assert service.call("POST", path, {"extra_specs": {"volume_backend_name": FAST}}, user="root").status == 200
     # The manager has no statistics of a pool in its first seconds.
-    wait(lambda: "unknown" not in pools(service)[FAST].values(), timeout=20, what="the pool's figures")
-    told = pools(service)
+    told: dict[str, dict[str, Any]] = {}
+
+    def has_figures() -> bool:
+        told.update(pools(service))
+        return "unknown" not in told[FAST].values()
+
+    wait(has_figures, timeout=20, what="the pool's figures")
     assert set(told) == {"ceph", FAST}
     whole = told[FAST]["total_capacity_gb"]
     assert 0 < told[FAST]["free_capacity_gb"] <= whole

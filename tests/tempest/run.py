@@ -27,7 +27,7 @@ from backends.expectations import Expectations
 from backends.glance import Glance
 from backends.keystone import Keystone
 from backends.launcher import Launcher
-from backends.service import PATIENT, Service
+from backends.service import Service
 from lab import packages
 from lab.ceph import Ceph
 from lab.process import LabError, wait
@@ -83,7 +83,7 @@ def cloud(directory: pathlib.Path, *, images_in_ceph: bool) -> Iterator[Cloud]:
         ceph.start()
         for pool in (SECOND, BACKUPS):
             ceph.add_pool(pool)
-        service = Service(directory / "service", ceph.conf, directory / "guests", PATIENT)
+        service = Service(directory / "service", ceph.conf, directory / "guests")
         glance = Glance(directory / "glance")
         launcher = Launcher(directory / "vms", directory / "guests", service)
         keystone = Keystone(directory / "keystone", service.url, glance.url, launcher.url)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cinderlite.ceph import rights
-from lab.process import LabError, end, free_ports, pid_in, port_is_free, run, wait
+from lab.process import PATIENCE, LabError, end, free_ports, pid_in, port_is_free, run, wait
 
 _CONF = """\
 [global]
@@ -159,15 +159,18 @@ class Ceph:
 
         def emptied() -> bool:
             nonlocal anew
-            if time.monotonic() - began > _EMPTIED_IN:
-                self._fence_all()
+            refused.clear()
             if time.monotonic() - began > _WATCHED_FOR and not anew:
                 anew = True
                 self.kill_osd()
                 self.start()
-            refused.clear()
-            for space in self._full():
-                refused.extend(self._remove_all(space))
+            try:
+                if time.monotonic() - began > _EMPTIED_IN:
+                    self._fence_all()
+                for space in self._full():
+                    refused.extend(self._remove_all(space))
+            except LabError as error:  # What was listed is gone, or only half there.
+                refused.append(str(error))
             return not self._full()
 
         try:
@@ -301,7 +304,7 @@ class Ceph:
 
         only = {"key": key, "keyring": "/dev/null"}
         client = rados.Rados(conffile=str(self.conf), name=f"client.{user}", conf=only)
-        client.connect(5)
+        client.connect(PATIENCE * 5)
         try:
             with client.open_ioctx(pool or self.pool) as ioctx:
                 ioctx.set_namespace(namespace)

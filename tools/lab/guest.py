@@ -26,7 +26,7 @@ import uuid as uuids
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lab.process import LabError, end, pid_in, run, wait
+from lab.process import PATIENCE, LabError, end, pid_in, run, wait
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "shpchp")
 #: Further ones of a guest with QEMU's agent, which is there to freeze file systems.
@@ -344,7 +344,7 @@ class Guest:
         line = f"echo '{mark} begin'; (eval {shlex.quote(command)}); echo '{mark} '$?\n"
         ending = re.compile(re.escape(mark).encode() + rb" (\d+)\n<<end \d+>>\n$")
         said = b""
-        with self._connected(self._agent, timeout, command) as agent:
+        with self._connected(self._agent, PATIENCE * timeout, command) as agent:
             agent.sendall(line.encode())
             while not (found := ending.search(said)):
                 part = agent.recv(65536)

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from typing import NamedTuple
 
 #: First line of a Python server that the suite starts: it ends with its parent, however that ends (PR_SET_PDEATHSIG).
 WITH_ITS_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9)"
+#: Where servers get theirs: below those that Linux gives to connections (from 32768 on), one of which could have taken
+#: a port before the server that it was found for has it, or while that one is down.
+_PORTS = range(20_000, 30_000)
 #: How many times as long as it is said is waited, before that counts as in vain: other machines are slower or busy.
 PATIENCE = 3
 
@@ -164,10 +168,8 @@ def end(path: pathlib.Path, mark: str, *, timeout: float = 7, kill: bool = False
 def free_ports(count: int) -> int:
     """The first of `count` ports in a row that nobody listens on."""
     for _ in range(200):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first: int = probe.getsockname()[1]
-        if first + count < 65536 and all(port_is_free(port) for port in range(first, first + count)):
+        first = _PORTS.start + secrets.randbelow(len(_PORTS) - count)
+        if all(port_is_free(port) for port in range(first, first + count)):
             return first
     raise LabError(f"found no {count} free ports in a row")
 
