@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import pathlib
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,7 @@ import sqlalchemy
 from oslo_config import cfg
 from sqlalchemy import event
 
+import cinderlite
 from backends.databases import KINDS, Databases
 from backends.service import Service
 from cinderlite import app as composition
@@ -42,6 +45,12 @@ from lab.ceph import Ceph
 from lab.guest import Guest
 from lab.libvirt import Domain, Libvirt
 from lab.process import PATIENCE
+
+# Hypothesis draws from the constants of the modules that are there: those that come late would make what is drawn, and
+# with it what is found, depend on which tests a worker had before.
+for _module in pkgutil.walk_packages(cinderlite.__path__, "cinderlite."):
+    if not _module.name.startswith("cinderlite.db.migrations."):
+        importlib.import_module(_module.name)
 
 PROJECT = "aaaaaaaa11114111811111111111aaaa"
 OTHER = "bbbbbbbb22224222822222222222bbbb"

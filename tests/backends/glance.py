@@ -22,7 +22,7 @@ from typing import Any
 from backends.keystone import Keystone
 from lab import packages
 from lab.ceph import Ceph
-from lab.process import WITH_ITS_PARENT, LabError, free_ports, run, wait
+from lab.process import PATIENCE, WITH_ITS_PARENT, LabError, free_ports, run, wait
 
 PACKAGES = packages.GLANCE
 PYTHON = "/usr/bin/python3"
@@ -140,7 +140,7 @@ class Glance:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # It may have ended itself.
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(PATIENCE * 10)
             self._process = None
 
     def create(self, data: bytes, token: str = "", store: str = "", **properties: Any) -> str:

@@ -17,7 +17,7 @@ import urllib.request
 from typing import Any
 
 from lab import packages
-from lab.process import WITH_ITS_PARENT, LabError, free_ports, run, wait
+from lab.process import PATIENCE, WITH_ITS_PARENT, LabError, free_ports, run, wait
 
 PACKAGES = packages.KEYSTONE
 PYTHON = "/usr/bin/python3"
@@ -104,7 +104,7 @@ class Keystone:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE * 10)
 
     def env(self, user: str, project: str = "demo") -> dict[str, str]:
         """What the clients read."""

@@ -173,7 +173,7 @@ class Service:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(30)
+                self._process.wait(PATIENCE * 30)
             except subprocess.TimeoutExpired:
                 self.kill()
             self._process = None
@@ -284,6 +284,6 @@ class OverFakes(Service):
     def ended(self) -> int:
         """Wait for it to end, and how it did."""
         assert self._process is not None
-        status = self._process.wait(30)
+        status = self._process.wait(PATIENCE * 30)
         self._process = None
         return status

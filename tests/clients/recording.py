@@ -102,7 +102,7 @@ def _where(error: BaseException) -> str:
     return "\n".join([*lines, f"{type(error).__name__}: {error}"])
 
 
-def until(found: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def until(found: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     """Look again and again until there is something; what was found. Raises AssertionError."""
     deadline = time.monotonic() + seconds
     while not (result := found()):

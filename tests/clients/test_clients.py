@@ -100,9 +100,9 @@ import json, openstack, sys
 cloud = openstack.connect()
 server = sys.argv[1]
 volume = cloud.block_storage.create_volume(size=1, name="sdk", metadata={"k/x.y": "v"})
-volume = cloud.block_storage.wait_for_status(volume, "available", interval=1, wait=20)
+volume = cloud.block_storage.wait_for_status(volume, "available", interval=1, wait=60)
 cloud.compute.create_volume_attachment(server, volume_id=volume.id)
-volume = cloud.block_storage.wait_for_status(volume, "in-use", interval=1, wait=20)
+volume = cloud.block_storage.wait_for_status(volume, "in-use", interval=1, wait=60)
 held = [one.volume_id for one in cloud.compute.volume_attachments(server)]
 print(json.dumps([volume.id, held, volume.attachments[0]["device"]]), flush=True)
 for kept in (False, True):
@@ -110,9 +110,9 @@ for kept in (False, True):
     [one] = cloud.compute.volume_attachments(server)
     assert one.delete_on_termination is not kept, one
 cloud.compute.delete_volume_attachment(server, volume.id)
-cloud.block_storage.wait_for_status(volume, "available", interval=1, wait=20)
+cloud.block_storage.wait_for_status(volume, "available", interval=1, wait=60)
 cloud.block_storage.delete_volume(volume)
-cloud.block_storage.wait_for_delete(volume, interval=1, wait=20)
+cloud.block_storage.wait_for_delete(volume, interval=1, wait=60)
 print(json.dumps([one.id for one in cloud.block_storage.volumes()]))
 """
 

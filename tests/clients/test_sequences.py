@@ -16,7 +16,12 @@ from clients.conftest import Cloud
 from lab.ceph import Ceph
 from lab.process import wait
 
-pytestmark = [pytest.mark.real, pytest.mark.parametrize("cloud", ["http_basic"], indirect=True)]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.parametrize(
+        "cloud", [pytest.param("http_basic", marks=pytest.mark.xdist_group("http_basic"))], indirect=True
+    ),
+]
 
 CLUSTER = {"cinder.csi.openstack.org/cluster": "kubernetes"}
 

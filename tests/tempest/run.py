@@ -30,10 +30,10 @@ from backends.launcher import Launcher
 from backends.service import Service
 from lab import packages
 from lab.ceph import Ceph
-from lab.process import LabError, wait
+from lab.process import PATIENCE, LabError, wait
 
 #: What two cores do in six minutes must have ended by then.
-SECONDS = 600
+SECONDS = 600 * PATIENCE
 #: The second back end, and its pool.
 SECOND = "second"
 BACKUPS = "backups"

@@ -81,7 +81,7 @@ def test_who_writes_elsewhere_is_waited_for_and_not_for_ever(world: World, tmp_p
     if not world.db.sqlite:
         pytest.skip("the others have locks of their own")
     file = tmp_path / "shared.sqlite"
-    ours = Database(f"sqlite:///{file}", 0.3)
+    ours = Database(f"sqlite:///{file}", 1.0)
     theirs = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     with contextlib.closing(ours), contextlib.closing(theirs):
         with ours.write() as session:

@@ -100,14 +100,16 @@ def test_a_try_that_one_host_put_off_is_due_for_the_other_as_soon(
     def in_doubt(_name: str, _size: int) -> None:
         raise errors.CephTimeout("the OSD does not answer")
 
-    monkeypatch.setattr(states, "RETRY_AFTER", 0.5)
+    monkeypatch.setattr(states, "RETRY_AFTER", 30.0)
     with hosts.first(skew), monkeypatch.context() as patched:
         patched.setattr(cluster_of(world), "create", in_doubt)
         volume = volumes.create(ctx, size=1)
     looked = now(world)
     assert 0.0 < reconcile.due_in(world, 60.0, looked) <= states.RETRY_AFTER
     assert reconcile.finish(world) == 0
-    wait(lambda: now(world) > looked + states.RETRY_AFTER, timeout=10, what="the next try to be due")
+    with world.db.write() as session:  # The time passes.
+        session.execute(sqlalchemy.update(models.Volume).values(lease_until=looked + 0.001))
+    wait(lambda: now(world) > looked + 0.001, timeout=10, what="the next try to be due")
     assert reconcile.due_in(world, 60.0, looked) < 1.0, "it became due after somebody looked"
     assert reconcile.due_in(world, 60.0, now(world)) == 60.0, "whoever looked now has seen it"
     assert reconcile.finish(world) == 1
@@ -185,7 +187,7 @@ def test_a_step_longer_than_its_lease_is_another_host_s_only_when_its_own_is_dea
 ) -> None:
     slow = Slow(volumes.LIFECYCLE._steps["create"])
     monkeypatch.setitem(volumes.LIFECYCLE._steps, "create", slow)
-    brief = dataclasses.replace(world.settings, lease=1.0)
+    brief = dataclasses.replace(world.settings, lease=3.0)
     first = dataclasses.replace(world, settings=brief, jobs=Jobs(1))
 
     def create() -> models.Volume:
@@ -201,7 +203,7 @@ def test_a_step_longer_than_its_lease_is_another_host_s_only_when_its_own_is_dea
             [settled] = rows(world)
             assert settled.status == "available"
         else:
-            watched = time.monotonic() + 2.5
+            watched = time.monotonic() + 4.5
             while time.monotonic() < watched:
                 assert reconcile.finish(world) == 0
                 time.sleep(0.05)

@@ -188,7 +188,7 @@ def for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("for_long")
 def test_no_token_works_after_its_end(peer: Peer, ask: Ask) -> None:
-    peer.issue("short", lasts=2.0)
+    peer.issue("short", lasts=4.0)
     assert ask("short").status_code == 200
     wait(lambda: ask("short").status_code == 401, timeout=6, what="the token's end")
 
@@ -259,7 +259,7 @@ def test_the_token_of_no_service_lifts_no_rule(peer: Peer, ask: Ask) -> None:
 @pytest.mark.usefixtures("for_long")
 def test_no_token_of_a_service_works_after_its_end(peer: Peer, ask: Ask) -> None:
     peer.issue("a")
-    peer.issue("nova", "service", lasts=2.0)
+    peer.issue("nova", "service", lasts=4.0)
     assert ask("a", X_Service_Token="nova").status_code == 200
     wait(lambda: ask("a", X_Service_Token="nova").status_code == 401, timeout=6, what="the service's token's end")
 

@@ -83,6 +83,7 @@ def _install(wanted: list[str], *, synced: bool) -> list[str]:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0"]
     quiet += ["-o", "DPkg::Lock::Timeout=300"]  # A fresh machine often updates itself in the background.
+    quiet += ["-o", "Acquire::Retries=3"]
     quiet += [] if synced else ["-o", "Dpkg::Options::=--force-unsafe-io"]
     if "postgresql" in wanted:
         subprocess.run([*prefix, "sh", "-c", NO_CLUSTER], check=False, timeout=60)

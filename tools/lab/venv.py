@@ -70,7 +70,11 @@ def _made(environment: pathlib.Path, requirements: str, *words: str) -> Iterator
         old = not stamp.exists() or stamp.read_text(encoding="ascii") != mark
         if old:
             run([SYSTEM_PYTHON, "-m", "venv", "--clear", environment], timeout=120)
-            run([environment / "bin" / "pip", "install", "--quiet", *words], timeout=900)
+            pip = [str(environment / "bin" / "pip"), "install", "--quiet", *words]
+            try:
+                run(pip, timeout=900)
+            except LabError:  # pip asks again where nobody answers, and gives up where a mirror says that it is busy.
+                run(pip, timeout=900)
         yield old
         stamp.write_text(mark, encoding="ascii")
 
