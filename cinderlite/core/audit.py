@@ -15,14 +15,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster, Outline
 from cinderlite.ceph.look import GROUP, USER, Snap
 from cinderlite.context import Backend, World
 from cinderlite.core import audit_backups, cephx_users, encryption, volumes
-from cinderlite.core.finding import UUID, Finding, Repair
+from cinderlite.core.finding import UUID, Finding, Repair, set_row
 from cinderlite.core.progress import Progress, silent
 from cinderlite.db import models
 
@@ -327,7 +327,7 @@ class _Comparison:
                     f"volume-{volume_id}@{row.held_as}",
                     f"the snapshot is {row.status}, but not in Ceph",
                     "set the snapshot's status to error",
-                    _set_snapshot(snapshot_id, row),
+                    set_row(models.Snapshot, snapshot_id, {"status": "error"}, models.Snapshot.status == row.status),
                 )
 
     def _is_leaked(self, image: str, snap: Snap) -> bool:
@@ -423,37 +423,8 @@ def _called(snap: Snap) -> str | None:
 
 def _set_volume(volume_id: str, seen: _Row, **values: Any) -> Repair:
     table = models.Volume
-
-    def repair(world: World) -> bool:
-        with world.db.write() as session:
-            done = session.execute(
-                update(table)
-                .where(
-                    table.id == volume_id, table.deleted.is_(False), table.busy == 0, table.host == seen.host,
-                    table.status == seen.status, table.size == seen.size,
-                )
-                .values(updated_at=models.utcnow(), **values)
-                .execution_options(synchronize_session=False)
-            )  # fmt: skip
-        return bool(done.rowcount == 1)  # type: ignore[attr-defined]
-
-    return repair
-
-
-def _set_snapshot(snapshot_id: str, seen: _Snapshot) -> Repair:
-    table = models.Snapshot
-
-    def repair(world: World) -> bool:
-        with world.db.write() as session:
-            done = session.execute(
-                update(table)
-                .where(table.id == snapshot_id, table.busy == 0, table.status == seen.status)
-                .values(updated_at=models.utcnow(), status="error")
-                .execution_options(synchronize_session=False)
-            )
-        return bool(done.rowcount == 1)  # type: ignore[attr-defined]
-
-    return repair
+    still = table.deleted.is_(False), table.host == seen.host, table.status == seen.status, table.size == seen.size
+    return set_row(table, volume_id, values, *still)
 
 
 def _hasten(volume_id: str) -> Repair:

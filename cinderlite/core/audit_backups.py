@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from cinderlite import errors
 from cinderlite.ceph.cluster import Cluster
 from cinderlite.context import World
 from cinderlite.core import vault
-from cinderlite.core.finding import UUID, Finding, Repair
+from cinderlite.core.finding import UUID, Finding, Repair, set_row
 from cinderlite.core.progress import Progress
 from cinderlite.db import models
 
@@ -132,8 +132,9 @@ class _Comparison:
             command = self._rbd("trash restore", "--pool", self._pool.pool, in_trash[-1])
             yield self._finding("missing-backup", f"backup {backup_id}", f"{what}; it is in the trash", command)
             return
-        remedy = "set the backup's status to error"
-        yield self._finding("missing-backup", f"backup {backup_id}", what, remedy, _set_to_error(backup_id))
+        table, gone = models.Backup, {"status": "error", "fail_reason": "Its data are not in the backup pool."}
+        repair = set_row(table, backup_id, gone, table.status == row.status)
+        yield self._finding("missing-backup", f"backup {backup_id}", what, "set the backup's status to error", repair)
 
     def _unknown(self, subject: str, command: str) -> Finding:
         remedy = f"cinderlite-manage rebuild --add takes in what has a record; if nobody needs it: {command}"
@@ -144,20 +145,3 @@ class _Comparison:
 
     def _finding(self, kind: str, subject: str, what: str, remedy: str, repair: Repair | None = None) -> Finding:
         return Finding(kind, NAME, subject, what, remedy, repair)
-
-
-def _set_to_error(backup_id: str) -> Repair:
-    table = models.Backup
-    values: dict[str, Any] = {"status": "error", "fail_reason": "Its data are not in the backup pool."}
-
-    def repair(world: World) -> bool:
-        with world.db.write() as session:
-            done = session.execute(
-                update(table)
-                .where(table.id == backup_id, table.busy == 0, table.status == "available")
-                .values(updated_at=models.utcnow(), **values)
-                .execution_options(synchronize_session=False)
-            )
-        return bool(done.rowcount == 1)  # type: ignore[attr-defined]
-
-    return repair
