@@ -69,7 +69,7 @@ class Group(Dated, Named, Working, Recorded, Base):
         lazy="raise",
         viewonly=True,
         primaryjoin="and_(Group.id == foreign(Volume.group_id), Volume.deleted.is_(False))",
-        order_by="Volume.created_at",
+        order_by="(Volume.created_at, Volume.id)",
     )
 
 
