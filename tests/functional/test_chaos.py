@@ -166,7 +166,12 @@ class Chaos:
         if set(images) != {f"volume-{one}" for one in rows} or taken != {f"snapshot-{one}" for one in snapshots}:
             found.append(f"Ceph has {sorted(images)}, {sorted(taken)}")
         for guest in self.guests:
-            held = {one.removeprefix("volume-") for one in guest.holdings()["devices"] if one.startswith("volume-")}
+            try:
+                devices = guest.holdings()["devices"]
+            except LabError as error:  # Its QEMU waits for an OSD that was started anew.
+                found.append(str(error))
+                continue
+            held = {one.removeprefix("volume-") for one in devices if one.startswith("volume-")}
             mine = {key for key, row in rows.items() for one in row["attachments"] if one["server_id"] == guest.uuid}
             if held != mine:
                 found.append(f"{guest.name} has {sorted(held)} and should have {sorted(mine)}")

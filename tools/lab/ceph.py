@@ -90,9 +90,13 @@ class Ceph:
         if not (self.directory / "made").exists():
             self._make()
         self.check_ports()
-        for daemon in ("mon", "mgr", "osd"):
-            if not self._pid(daemon):
-                run([f"ceph-{daemon}", "-c", self.conf, "-i", self._name(daemon)], timeout=60)
+        for daemon in ("mon", "mgr"):
+            self._run(daemon)
+        if not self._pid("osd"):
+            before = self._osd_is_up_since()
+            self._run("osd")
+            # The monitor takes one that was killed for up until somebody misses it.
+            wait(lambda: self._osd_is_up_since() > before, timeout=60, what="the OSD to be up")
         wait(self._answers, timeout=60, what="Ceph to answer")
         self._provide()
 
@@ -355,6 +359,15 @@ class Ceph:
         if pid is None:
             raise LabError(f"ceph-{daemon} does not run")
         os.kill(pid, number)
+
+    def _run(self, daemon: str) -> None:
+        if not self._pid(daemon):
+            run([f"ceph-{daemon}", "-c", self.conf, "-i", self._name(daemon)], timeout=60)
+
+    def _osd_is_up_since(self) -> int:
+        """The epoch of the OSD's last start that the monitor knows of; 0 for none."""
+        [osd] = json.loads(self.command("osd", "dump", "--format", "json"))["osds"]
+        return int(osd["up_from"])
 
     def _answers(self) -> bool:
         try:

@@ -81,7 +81,9 @@ class Volume(Dated, Named, Working, Recorded, Base):
     image_metadata_rows: Mapped[list[ImageMetadata]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True
     )
-    attachments: Mapped[list[Attachment]] = relationship(lazy="raise", order_by="(Attachment.created_at, Attachment.id)", viewonly=True)
+    attachments: Mapped[list[Attachment]] = relationship(
+        lazy="raise", order_by="(Attachment.created_at, Attachment.id)", viewonly=True
+    )
     group: Mapped[Group | None] = relationship(
         lazy="raise", viewonly=True, primaryjoin="foreign(Volume.group_id) == Group.id"
     )
