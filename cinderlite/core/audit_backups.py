@@ -26,7 +26,8 @@ from cinderlite.db import models
 #: What such findings have for a back end's name.
 NAME = "backups"
 
-_CHAIN = re.compile(f"volume-{UUID}\\.backup\\.{UUID}")
+#: What `vault` calls chains, and the backups in them.
+CHAIN = re.compile(f"volume-{UUID}\\.backup\\.{UUID}")
 _SNAP = re.compile(f"backup\\.{UUID}\\.snap")
 
 
@@ -74,13 +75,13 @@ def _read(world: World) -> dict[str, _Row]:
 
 
 def _look(pool: Cluster, rows: dict[str, _Row], note: Callable[[int, int], None]) -> _Seen:
-    there = {name for name in pool.images("volume-") if _CHAIN.fullmatch(name)}
+    there = {name for name in pool.images("volume-") if CHAIN.fullmatch(name)}
     wanted = sorted(there | {row.chain for row in rows.values() if not row.busy})
     chains: dict[str, set[str] | None] = {}
     for done, chain in enumerate(wanted):
         note(done, len(wanted))
         chains[chain] = _snaps(pool, chain) if chain in there else None
-    trash = {image_id: name for image_id, name in pool.trashed() if _CHAIN.fullmatch(name)}
+    trash = {image_id: name for image_id, name in pool.trashed() if CHAIN.fullmatch(name)}
     return _Seen(chains, trash)
 
 

@@ -22,6 +22,7 @@ from cinderlite.ceph.cluster import Cluster, Outline
 from cinderlite.ceph.look import GROUP, USER
 from cinderlite.context import World
 from cinderlite.core import records, vault
+from cinderlite.core.audit_backups import CHAIN
 from cinderlite.core.finding import UUID, Finding
 from cinderlite.core.progress import Progress
 from cinderlite.core.records import Record
@@ -30,7 +31,6 @@ from cinderlite.db import models
 #: Images that are looked at at a time.
 _AT_A_TIME = 8
 _IMAGE = re.compile(f"volume-({UUID})")
-_CHAIN = re.compile(f"volume-{UUID}\\.backup\\.{UUID}")
 _SNAP = re.compile(f"snapshot-({UUID})")
 
 #: Ids of rows by table.
@@ -294,7 +294,7 @@ class Survey:
             if vault.snap_of(str(details.get("stored_as"))) in chains[chain]:
                 self.backups.add(record.id)
         for name in sorted(pool.images[""] - chains.keys()):
-            if _CHAIN.fullmatch(name) and not self._known[models.Backup]:
+            if CHAIN.fullmatch(name) and not self._known[models.Backup]:
                 remedy = "import the records of its backups, if somebody exported them"
                 self.note("unmanaged-backups", pool.host, name, "there is no record of what it holds", remedy)
 
